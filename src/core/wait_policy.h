@@ -1,0 +1,185 @@
+// What a low-priority waiter does next. Pure: what was seen of the holders in, the next step out.
+//
+// A guarded statement at low priority stands in no queue: it tries all its locks conditionally, and
+// when that fails it sleeps until the present holders' transactions end, and tries again (a round).
+// Where transactions overlap without a gap that never succeeds; then it queues for a short, bounded
+// burst, during which newcomers wait behind it, but only while the holders in its way promise to be
+// gone before the burst ends.
+//
+// How long a burst must be need not be guessed: the time from a failed attempt until the last of
+// the holders it saw is gone is exactly the time that a burst in place of that round would have
+// taken. So the last few rounds are remembered, and they answer both questions: how long, and
+// whether a burst within the limit promises anything at all.
+//
+// The caller's loop:
+//
+//   try all locks conditionally, or, after `queue`, in their queues
+//   decide(policy, what is in the way, now)
+//   wait_for_holders, back_off: sleep, then try again
+//   queue: burst_ended(policy, now, time spent in queues, got the locks?)
+#pragma once
+
+#include "core/lock_graph.h"
+#include "core/text.h"
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+namespace lockguard::core {
+
+/// Bounds that settings and the session put on the waiting.
+struct WaitLimits {
+    /// pg_lockguard.ddl_lock_timeout: the longest stay in queues at one time; 0 or less: never
+    /// queue.
+    Microseconds max_burst;
+    /// PostgreSQL's deadlock_timeout: who waits longer makes an autovacuum worker give way.
+    Microseconds deadlock_timeout;
+    /// End of the whole wait, on the clock of `now` below; kUnknownTime where there is none.
+    Timestamp deadline;
+};
+
+/// What an attempt that did not get its locks saw of those who hold them.
+struct Obstacles {
+    std::uint32_t holders; // sessions that hold a conflicting lock; 0 where none was found
+    std::uint32_t idle;    // of those: idle in transaction, prepared, or of unknown state
+    /// How long the longest idle of these has been so; kUnknownTime for a prepared transaction or
+    /// an unknown state. 0 where idle is 0.
+    Microseconds longest_idle;
+    Microseconds oldest_age; // of the holders' transactions; kUnknownTime where one is unknown
+    bool autovacuum;         // one is an autovacuum worker that gives way to who waits long
+};
+
+enum class WaitStep : std::uint8_t {
+    wait_for_holders, // sleep until the present holders' transactions end, at most `duration`
+    back_off,         // sleep for `duration`: nobody to wait for was found
+    queue,            // stand in the queues, at most `duration` for all locks together
+    give_up,          // the deadline has passed; `duration` is 0
+};
+
+/// The duration is above 0 (but for give_up) and never reaches beyond the deadline.
+struct WaitDecision {
+    WaitStep step;
+    Microseconds duration;
+};
+
+/// The shortest burst, unless max_burst is shorter: known to work for transactions of 20 ms.
+inline constexpr Microseconds kShortestBurst = 25'000;
+
+/// No burst before so many rounds outside the queue that took so long together ...
+inline constexpr std::uint32_t kQuickRounds = 5;
+inline constexpr Microseconds kQuickTime = 50'000;
+/// ... or, where rounds are slow, before so many that took so long. What counts as well is
+/// kQuickRounds looks in a row at which others held locks besides sessions that are idle.
+inline constexpr std::uint32_t kSlowRounds = 2;
+inline constexpr Microseconds kSlowTime = 500'000;
+
+/// A session that has been idle no longer than this may just be between two statements.
+inline constexpr Microseconds kBetweenStatements = 10'000;
+/// So many looks in a row that show sessions between two statements lead to no burst, in the hope
+/// of a moment when all are active. Where many clients run transactions of several statements that
+/// moment never comes, and the burst goes ahead.
+inline constexpr std::uint32_t kPausedLooks = 5;
+
+/// After a burst that failed, or cost others time for nothing, the next one waits at least this
+/// many times as long as the last one took: queued at most a fifth of the time. The factor doubles
+/// with each failure; with 500 ms bursts the last value means one a minute.
+inline constexpr Microseconds kRestFactor = 4;
+inline constexpr Microseconds kMaxRestFactor = 128;
+
+/// Bounds of one sleep on holders, doubling while it ends without them ending: a holder may give
+/// the lock back before its transaction ends (ROLLBACK TO SAVEPOINT), and nobody tells. A wake-up
+/// costs below 0.1 ms, so the last bound costs below 0.01 % of a core.
+inline constexpr Microseconds kFirstHolderWait = 250'000;
+inline constexpr Microseconds kMaxHolderWait = 1'000'000;
+
+/// Sleeps where no holder was found: 1, 2, 4, 8, 10 ms and so on, and after so many (about a
+/// second) the last bound, which costs below 0.2 % of a core.
+inline constexpr Microseconds kFirstBackOff = 1'000;
+inline constexpr Microseconds kMaxBackOff = 10'000;
+inline constexpr std::uint32_t kLongBackOffAfter = 100;
+inline constexpr Microseconds kLongBackOff = 50'000;
+
+/// The state of one wait. Plain data that needs no destructor, as it lives across calls that
+/// longjmp.
+struct WaitPolicy {
+    WaitLimits limits;
+
+    // To report.
+    std::uint32_t attempts;    // that failed: calls of decide()
+    std::uint32_t bursts;      // decided
+    std::uint32_t failures;    // of those
+    Microseconds longest_stay; // in queues at one time: nobody was kept waiting longer than this
+    Microseconds total_stay;   // in queues
+
+    // The rounds seen: how long a burst in their place would have had to be.
+    static constexpr std::uint32_t kRemembered = 8;
+    std::array<Microseconds, kRemembered> needed; // a ring
+    std::uint32_t rounds;                         // all that were measured
+    Microseconds rounds_time;                     // they took together
+
+    // The sleep that decide() ordered last.
+    Timestamp sleep_start;
+    Microseconds sleep_bound;  // 0: none on holders
+    std::uint32_t vain_sleeps; // in a row, that ended without the holders ending
+    std::uint32_t back_offs;   // in a row
+    bool measuring;            // the sleep belongs to a round that is being measured ...
+    Timestamp round_start;     // ... since
+
+    // Bursts.
+    Microseconds shortest_burst; // raised by failures
+    Timestamp rest_end;          // no burst before
+    std::uint32_t paused_looks;  // in a row, with a session between two statements
+    std::uint32_t crowded_looks; // in a row, with others besides the idle sessions
+    std::uint64_t random;        // state of a xorshift generator, never 0
+};
+
+static_assert(std::is_trivially_copyable_v<WaitPolicy> &&
+              std::is_trivially_destructible_v<WaitPolicy>);
+
+/// \param seed  for the jitter of the rests; any value, better not the same in two sessions
+constexpr WaitPolicy start_wait(const WaitLimits& limits, std::uint64_t seed) {
+    WaitPolicy policy{};
+    policy.limits = limits;
+    policy.shortest_burst = kShortestBurst;
+    policy.rest_end = INT64_MIN;
+    // Spread the bits of small seeds such as pids; xorshift cannot leave 0.
+    policy.random = (seed + 1) * 0x9E3779B97F4A7C15U;
+    if (policy.random == 0)
+        policy.random = 1;
+    return policy;
+}
+
+/// The next step after an attempt that failed.
+///
+/// A burst is ordered only where all of these hold; else the waiter sleeps outside the queue:
+/// - holders were found, none of them idle (but see kPausedLooks) and none an autovacuum worker,
+///   which a burst shorter than deadlock_timeout does not move;
+/// - no holder's transaction is older than the burst will be long;
+/// - at least half of the rounds remembered would have ended within max_burst;
+/// - enough was tried (kQuickRounds), or the deadline leaves no time for more;
+/// - the rest after the last burst is over.
+/// It is a quarter longer than the longest of the rounds remembered that fit into max_burst.
+///
+/// \param obstacles  what the attempt, or a look right after it, saw
+/// \param now        of a clock that does not run back, in microseconds from any start; the same
+///                   clock as the deadline's
+WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now);
+
+/// To be called after each burst, successful or not.
+///
+/// \param spent      time in queues, all locks together
+/// \param got_locks  false: it ran out; the next one will be twice as long, after a longer rest
+void burst_ended(WaitPolicy& policy, Timestamp now, Microseconds spent, bool got_locks);
+
+/// To be called where others were kept waiting for nothing without a burst: locks were got, but had
+/// to be given back, because the statement ran into one more lock. Starts a rest.
+///
+/// \param spent  time for which others may have waited
+void kept_waiting(WaitPolicy& policy, Timestamp now, Microseconds spent);
+
+/// How long a burst would be now, by the rounds and failures seen and max_burst alone: the sensible
+/// lock_timeout for locks that turn up inside the statement. At least 0.
+Microseconds burst_length(const WaitPolicy& policy);
+
+} // namespace lockguard::core
