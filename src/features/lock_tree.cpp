@@ -1,0 +1,392 @@
+// SELECT * FROM lock_tree(): who waits for a heavyweight lock and who blocks whom, drawn from the
+// root cause down.
+//
+// One snapshot of the wait-for graph out of shared memory (pg/lock_snapshot) gives the shape; then
+// the sessions of the tree, and no others, are asked for their status (pg/backend_status). The
+// shape is visible to everybody, as in pg_locks; the details follow pg_stat_activity.
+
+#include "core/lock_forest.h"
+#include "core/lock_graph.h"
+
+#include <algorithm>
+
+#include "pg/backend_status.h"
+#include "pg/bridge.h"
+#include "pg/lock_snapshot.h"
+#include "pg/object_names.h"
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "common/ip.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inet.h"
+
+PG_FUNCTION_INFO_V1(pg_lockguard_lock_tree);
+}
+
+namespace lockguard::features {
+
+namespace {
+
+/// The columns, in the order of the SQL declaration.
+enum Column : int {
+    col_tree,
+    col_pid,
+    col_depth,
+    col_root_pid,
+    col_path,
+    col_blocked_by,
+    col_held_by,
+    col_blocks,
+    col_wait_age,
+    col_lock_type,
+    col_lock_object,
+    col_lock_mode,
+    col_blocker_mode,
+    col_database,
+    col_relation,
+    col_state,
+    col_xact_age,
+    col_state_age,
+    col_wait_event_type,
+    col_wait_event,
+    col_datname,
+    col_usename,
+    col_application_name,
+    col_client_addr,
+    col_backend_type,
+    col_gid,
+    col_deadlock,
+    col_query,
+    column_count
+};
+
+/// What is known of a session of the tree beyond the snapshot.
+struct SessionDetails {
+    bool in_tree;
+    bool has_status;
+    bool visible; // to the current user
+    pg::BackendStatus status;
+    const char* datname; // these two null where not to be had
+    const char* usename;
+    const char* gid; // of a prepared transaction, where it is still there
+};
+
+/// Everything that the rows are made of. Plain data in one memory context.
+struct Picture {
+    pg::LockSnapshot snapshot;
+    core::LockGraph graph;
+    SessionDetails* details;   // parallel to the snapshot's sessions
+    const char** lock_objects; // parallel to the snapshot's waits
+    pg::NameLookup names;
+    TimestampTz now;
+};
+
+/// One row to be. Starts as all nulls.
+struct Row {
+    Datum values[column_count];
+    bool nulls[column_count];
+
+    Row() : values{} { std::fill(std::begin(nulls), std::end(nulls), true); }
+
+    void set(Column column, Datum value) {
+        values[column] = value;
+        nulls[column] = false;
+    }
+    void set_text(Column column, const char* text) {
+        if (text != nullptr)
+            set(column, CStringGetTextDatum(text));
+    }
+    /// A name: room of NAMEDATALEN, as the type wants it.
+    void set_name(Column column, const char* text) {
+        if (text == nullptr)
+            return;
+        auto name = static_cast<Name>(palloc0(sizeof(NameData)));
+        namestrcpy(name, text);
+        set(column, NameGetDatum(name));
+    }
+    void set_oid(Column column, Oid oid) { set(column, ObjectIdGetDatum(oid)); }
+    /// How long ago that was, to the millisecond: more digits only make the picture wider. Never
+    /// negative, though clocks of different processors may disagree.
+    void set_age(Column column, TimestampTz since, TimestampTz now) {
+        int64 age = std::max<int64>(now - since, 0) / 1000 * 1000;
+        auto* interval = static_cast<Interval*>(palloc0(sizeof(Interval)));
+        interval->day = static_cast<int32>(age / USECS_PER_DAY);
+        interval->time = age % USECS_PER_DAY;
+        set(column, IntervalPGetDatum(interval));
+    }
+};
+
+/// An int4[] of `count` elements, to be filled by the caller.
+ArrayType* new_int4_array(int count) {
+    if (count == 0)
+        return construct_empty_array(INT4OID);
+    Size size = ARR_OVERHEAD_NONULLS(1) + sizeof(int32) * static_cast<Size>(count);
+    auto* array = static_cast<ArrayType*>(palloc0(size));
+    SET_VARSIZE(array, size);
+    array->ndim = 1;
+    array->elemtype = INT4OID;
+    ARR_DIMS(array)[0] = count;
+    ARR_LBOUND(array)[0] = 1;
+    return array;
+}
+
+int32* int4_elements(ArrayType* array) {
+    return reinterpret_cast<int32*>(ARR_DATA_PTR(array));
+}
+
+/// The pids of a session's blockers, ascending: all of them, or those that hold a conflicting lock.
+Datum blocker_pids(const core::LockGraph& graph, core::SessionIndex session, bool holders_only) {
+    auto edges = graph.blockers_of(session);
+    auto wanted = [&](const core::Edge& edge) { return edge.holds || !holders_only; };
+    auto count = static_cast<int>(std::count_if(edges.begin(), edges.end(), wanted));
+    ArrayType* array = new_int4_array(count);
+    int32* pid = int4_elements(array);
+    for (const core::Edge& edge : edges) {
+        if (wanted(edge))
+            *pid++ = graph.sessions[edge.blocker].pid;
+    }
+    if (count > 1)
+        std::sort(int4_elements(array), int4_elements(array) + count);
+    return PointerGetDatum(array);
+}
+
+/// The client's address, as pg_stat_activity has it: null for a Unix-domain socket.
+void set_client_addr(Row* row, const SockAddr& address) {
+    if (address.addr.ss_family != AF_INET && address.addr.ss_family != AF_INET6)
+        return;
+    char host[NI_MAXHOST] = "";
+    if (pg_getnameinfo_all(&address.addr, address.salen, host, sizeof(host), nullptr, 0,
+                           NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        return;
+    clean_ipv6_addr(address.addr.ss_family, host);
+    row->set(col_client_addr, DirectFunctionCall1(inet_in, CStringGetDatum(host)));
+}
+
+/// What the session waits for.
+void set_wait(Row* row, const Picture& picture, const pg::SnapshotSession& session) {
+    if (session.first_wait < 0)
+        return;
+    const pg::SnapshotWait& wait = picture.snapshot.waits[session.first_wait];
+    if (wait.safe_snapshot) {
+        // No lock of the lock manager's, so pg_locks has no word for it.
+        row->set_text(col_lock_type, "safesnapshot");
+        row->set_text(col_lock_object, "safe snapshot");
+        return;
+    }
+    row->set_age(col_wait_age, wait.wait_start, picture.now);
+    auto type = static_cast<LockTagType>(wait.tag.locktag_type);
+    if (type <= LOCKTAG_LAST_TYPE)
+        row->set_text(col_lock_type, LockTagTypeNames[type]);
+    row->set_text(col_lock_object, picture.lock_objects[session.first_wait]);
+    row->set_text(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
+    switch (type) {
+    case LOCKTAG_RELATION:
+    case LOCKTAG_RELATION_EXTEND:
+    case LOCKTAG_PAGE:
+    case LOCKTAG_TUPLE:
+        row->set_oid(col_relation, wait.tag.locktag_field2);
+        [[fallthrough]];
+    case LOCKTAG_DATABASE_FROZEN_IDS:
+    case LOCKTAG_OBJECT:
+    case LOCKTAG_USERLOCK:
+    case LOCKTAG_ADVISORY:
+        row->set_oid(col_database, wait.tag.locktag_field1);
+        break;
+    default:
+        break;
+    }
+}
+
+/// What only those may see who may see it in pg_stat_activity.
+void set_details(Row* row, const SessionDetails& details, const pg::SnapshotSession& session,
+                 TimestampTz now) {
+    const pg::BackendStatus& status = details.status;
+    row->set_text(col_state, pg::state_name(status.state));
+    // A walsender's is not kept up to date, see pg_stat_get_activity().
+    if (status.xact_start != 0 && status.type != B_WAL_SENDER)
+        row->set_age(col_xact_age, status.xact_start, now);
+    if (status.state_start != 0)
+        row->set_age(col_state_age, status.state_start, now);
+    row->set_text(col_wait_event_type, pgstat_get_wait_event_type(session.wait_event_info));
+    row->set_text(col_wait_event, pgstat_get_wait_event(session.wait_event_info));
+    set_client_addr(row, status.client_addr);
+    row->set_text(col_backend_type, pg::backend_type_name(status.type, session.pid));
+    row->set_text(col_query, status.query);
+}
+
+/// Who the session is. A session that ended since the snapshot keeps its place in the tree, with
+/// what the snapshot says of it.
+void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
+    const pg::SnapshotSession& session = picture.snapshot.sessions[index];
+    const SessionDetails& details = picture.details[index];
+    row->set_name(col_datname, details.datname);
+    row->set_name(col_usename, details.usename);
+    if (details.gid != nullptr) {
+        row->set_text(col_gid, details.gid);
+        row->set_age(col_xact_age, picture.snapshot.core_sessions[index].xact_start, picture.now);
+    }
+    if (!details.has_status)
+        return;
+    row->set_text(col_application_name, details.status.application_name);
+    if (details.visible)
+        set_details(row, details, session, picture.now);
+    else
+        row->set_text(col_query, "<insufficient privilege>");
+}
+
+/// Reads the status of the sessions that the graph connects, and tells the graph how old their
+/// transactions are.
+void read_details(Picture* picture) {
+    pg::LockSnapshot& snapshot = picture->snapshot;
+    std::size_t count = picture->graph.sessions.size();
+    picture->details = static_cast<SessionDetails*>(palloc0(sizeof(SessionDetails) * count));
+    for (core::SessionIndex i = 0; i < count; i++) {
+        auto edges = picture->graph.blockers_of(i);
+        for (const core::Edge& edge : edges)
+            picture->details[edge.blocker].in_tree = true;
+        if (!edges.empty())
+            picture->details[i].in_tree = true;
+    }
+    for (core::SessionIndex i = 0; i < count; i++) {
+        const pg::SnapshotSession& session = snapshot.sessions[i];
+        SessionDetails& details = picture->details[i];
+        core::Timestamp& xact_start = snapshot.core_sessions[i].xact_start;
+        if (!details.in_tree)
+            continue;
+        CHECK_FOR_INTERRUPTS();
+        if (session.pid == 0) {
+            pg::PreparedTransaction prepared;
+            if (pg::find_prepared_transaction(session.prepared_xid, &prepared)) {
+                details.gid = prepared.gid;
+                xact_start = prepared.prepared_at;
+            }
+            continue;
+        }
+        details.has_status =
+            pg::read_backend_status({session.procno, session.pid}, &details.status);
+        if (!details.has_status)
+            continue;
+        details.visible = pg::may_see_details(details.status.role, picture->names);
+        if (details.status.xact_start != 0)
+            xact_start = details.status.xact_start;
+    }
+}
+
+/// Looks up the names of databases, roles and locked objects. Neighbours mostly have the same.
+void read_names(Picture* picture) {
+    const pg::LockSnapshot& snapshot = picture->snapshot;
+    std::size_t count = picture->graph.sessions.size();
+    for (std::size_t i = 0; i < count; i++) {
+        const pg::SnapshotSession& session = snapshot.sessions[i];
+        const pg::SnapshotSession* before = i == 0 ? nullptr : &snapshot.sessions[i - 1];
+        SessionDetails& details = picture->details[i];
+        details.datname = before != nullptr && before->database == session.database
+                              ? picture->details[i - 1].datname
+                              : pg::database_name(session.database, picture->names);
+        details.usename = before != nullptr && before->role == session.role
+                              ? picture->details[i - 1].usename
+                              : pg::role_name(session.role, picture->names);
+    }
+    picture->lock_objects = static_cast<const char**>(
+        palloc0(sizeof(const char*) * static_cast<Size>(snapshot.wait_count)));
+    for (int i = 0; i < snapshot.wait_count; i++) {
+        const pg::SnapshotWait& wait = snapshot.waits[i];
+        if (i > 0 && memcmp(&wait.tag, &snapshot.waits[i - 1].tag, sizeof(LOCKTAG)) == 0)
+            picture->lock_objects[i] = picture->lock_objects[i - 1];
+        else if (!wait.safe_snapshot)
+            picture->lock_objects[i] = pg::locked_object_text(wait.tag, picture->names);
+    }
+}
+
+/// Looks at the lock table. Returns false where nobody waits; else picture->names is to be closed.
+bool take_picture(Picture* picture) {
+    if (!pg::take_lock_snapshot(&picture->snapshot))
+        return false;
+    picture->graph = pg::call_core(CurrentMemoryContext, [picture](auto& memory) {
+        return core::build_lock_graph(picture->snapshot.table, memory);
+    });
+    picture->names = pg::open_name_lookup();
+    read_details(picture);
+    read_names(picture);
+    picture->now = GetCurrentTimestamp();
+    return true;
+}
+
+void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
+              ReturnSetInfo* result) {
+    // The pids from the root to the row: the rows come depth first, so a stack does.
+    auto* path = static_cast<int32*>(palloc(sizeof(int32) * rows.size()));
+    MemoryContext row_context = AllocSetContextCreate(
+        CurrentMemoryContext, "pg_lockguard lock_tree row", ALLOCSET_DEFAULT_SIZES);
+    for (const core::ForestRow& forest_row : rows) {
+        CHECK_FOR_INTERRUPTS();
+        MemoryContext caller = MemoryContextSwitchTo(row_context);
+        const pg::SnapshotSession& session = picture.snapshot.sessions[forest_row.session];
+        Row row;
+        path[forest_row.depth] = session.pid;
+        ArrayType* path_array = new_int4_array(static_cast<int>(forest_row.depth) + 1);
+        std::copy_n(path, forest_row.depth + 1, int4_elements(path_array));
+
+        row.set(col_tree, PointerGetDatum(cstring_to_text_with_len(
+                              forest_row.tree.data(), static_cast<int>(forest_row.tree.size()))));
+        row.set(col_pid, Int32GetDatum(session.pid));
+        row.set(col_depth, Int32GetDatum(static_cast<int32>(forest_row.depth)));
+        row.set(col_root_pid, Int32GetDatum(picture.snapshot.sessions[forest_row.root].pid));
+        row.set(col_path, PointerGetDatum(path_array));
+        row.set(col_blocked_by, blocker_pids(picture.graph, forest_row.session, false));
+        row.set(col_held_by, blocker_pids(picture.graph, forest_row.session, true));
+        row.set(col_blocks, Int32GetDatum(static_cast<int32>(forest_row.blocks)));
+        row.set(col_deadlock, BoolGetDatum(forest_row.deadlock));
+        if (forest_row.parent != nullptr && forest_row.parent->mode != core::kNoLockMode)
+            row.set_text(col_blocker_mode,
+                         GetLockmodeName(DEFAULT_LOCKMETHOD, forest_row.parent->mode));
+        set_wait(&row, picture, session);
+        set_session(&row, picture, forest_row.session);
+        tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
+        MemoryContextSwitchTo(caller);
+        MemoryContextReset(row_context);
+    }
+}
+
+void lock_tree(ReturnSetInfo* result) {
+    Picture picture;
+    if (!take_picture(&picture))
+        return;
+    auto rows = pg::call_core(CurrentMemoryContext, [&picture](auto& memory) {
+        return core::grow_lock_forest(picture.graph, memory);
+    });
+    elog(DEBUG2, "pg_lockguard: copied %d waits, partition locks held for %u ns",
+         picture.snapshot.wait_count,
+         static_cast<unsigned>(picture.snapshot.locks_held_ns)); // read by test/bench
+    put_rows(picture, rows, result);
+    pg::close_name_lookup(picture.names);
+}
+
+} // namespace
+
+} // namespace lockguard::features
+
+/// lock_tree() returns setof record, see docs and DESIGN section 2. Errors: 55000 where the SQL
+/// declaration is of another version than the library, 53200.
+Datum pg_lockguard_lock_tree(PG_FUNCTION_ARGS) {
+    using namespace lockguard;
+    pg::compat::init_materialized_srf(fcinfo);
+    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+    if (result->setDesc->natts != features::column_count)
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                        errmsg("lock_tree() was declared by another version of pg_lockguard"),
+                        errdetail("The function has %d columns, the library %d.",
+                                  result->setDesc->natts, static_cast<int>(features::column_count)),
+                        errhint("Run ALTER EXTENSION pg_lockguard UPDATE, or reconnect to get the "
+                                "library that is installed.")));
+
+    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard lock_tree",
+                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext caller = MemoryContextSwitchTo(context);
+    features::lock_tree(result);
+    MemoryContextSwitchTo(caller);
+    MemoryContextDelete(context);
+    return Datum{0};
+}

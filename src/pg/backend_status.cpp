@@ -1,0 +1,127 @@
+#include "pg/backend_status.h"
+
+extern "C" {
+#include "catalog/pg_authid.h"
+#include "postmaster/bgworker.h"
+#include "utils/acl.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+// A slot changes a few times in a statement; somebody who changes it all the time is read later.
+constexpr int kReadAttempts = 1000;
+
+/// Runs copy(slot) until it saw a slot that did not change meanwhile. False where the slot is not
+/// this session's (any more), or does not keep still. copy must not follow pointers that a torn
+/// read could spoil; those of the slot are set once, by the postmaster.
+template <class Copy>
+bool read_slot(BackendIdentity identity, Copy copy) {
+    const PgBackendStatus* slot = compat::status_slot(identity.procno, identity.pid);
+    if (slot == nullptr)
+        return false;
+    for (int attempt = 0; attempt < kReadAttempts; attempt++) {
+        int before;
+        int after;
+        pgstat_begin_read_activity(slot, before);
+        bool same_session = slot->st_procpid == identity.pid;
+        if (same_session)
+            copy(slot);
+        pgstat_end_read_activity(slot, after);
+        if (pgstat_read_activity_complete(before, after))
+            return same_session;
+        pg_spin_delay();
+    }
+    return false;
+}
+
+/// Copies a string of a slot, which always has a NUL in its last byte.
+void copy_slot_text(char* target, const char* text, std::size_t size) {
+    std::size_t length = strnlen(text, size - 1);
+    memcpy(target, text, length);
+    target[length] = '\0';
+}
+
+} // namespace
+
+bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
+    // Room for the longest query text; its size is fixed at server start.
+    static char* query;
+    if (query == nullptr)
+        query = static_cast<char*>(
+            MemoryContextAlloc(TopMemoryContext, pgstat_track_activity_query_size));
+
+    BackendStatus copy;
+    char application_name[NAMEDATALEN];
+    bool found = read_slot(identity, [&](const PgBackendStatus* slot) {
+        copy.type = slot->st_backendType;
+        copy.state = slot->st_state;
+        copy.xact_start = slot->st_xact_start_timestamp;
+        copy.state_start = slot->st_state_start_timestamp;
+        copy.database = slot->st_databaseid;
+        copy.role = slot->st_userid;
+        memcpy(&copy.client_addr, &slot->st_clientaddr, sizeof(copy.client_addr));
+        copy_slot_text(application_name, slot->st_appname, sizeof(application_name));
+        copy_slot_text(query, slot->st_activity_raw, pgstat_track_activity_query_size);
+    });
+    if (!found)
+        return false;
+    copy.application_name = pstrdup(application_name);
+    // Only a text that fills its room can end in the middle of a character.
+    std::size_t length = strlen(query);
+    copy.query = length + 1 < static_cast<std::size_t>(pgstat_track_activity_query_size)
+                     ? pnstrdup(query, length)
+                     : pgstat_clip_activity(query);
+    *status = copy;
+    return true;
+}
+
+bool read_backend_state(BackendIdentity identity, BackendStateOnly* state) {
+    return read_slot(identity, [&](const PgBackendStatus* slot) {
+        state->type = slot->st_backendType;
+        state->state = slot->st_state;
+        state->state_start = slot->st_state_start_timestamp;
+    });
+}
+
+bool may_see_details(Oid role, NameLookup lookup) {
+    return may_see_details(GetUserId(), role, lookup);
+}
+
+bool may_see_details(Oid reader, Oid role, NameLookup lookup) {
+    // Whether the current user is a superuser is known since the server checked his right to run
+    // the statement.
+    if (!lookup.memberships)
+        return reader == role || superuser_arg(reader);
+    return has_privs_of_role(reader, ROLE_PG_READ_ALL_STATS) || has_privs_of_role(reader, role);
+}
+
+const char* state_name(BackendState state) {
+    switch (state) {
+    case STATE_IDLE:
+        return "idle";
+    case STATE_RUNNING:
+        return "active";
+    case STATE_IDLEINTRANSACTION:
+        return "idle in transaction";
+    case STATE_FASTPATH:
+        return "fastpath function call";
+    case STATE_IDLEINTRANSACTION_ABORTED:
+        return "idle in transaction (aborted)";
+    case STATE_DISABLED:
+        return "disabled";
+    default:
+        return compat::newer_state_name(state);
+    }
+}
+
+bool is_idle_in_transaction(BackendState state) {
+    return state == STATE_IDLEINTRANSACTION || state == STATE_IDLEINTRANSACTION_ABORTED;
+}
+
+const char* backend_type_name(BackendType type, int pid) {
+    return type == B_BG_WORKER ? GetBackgroundWorkerTypeByPid(pid) : GetBackendTypeDesc(type);
+}
+
+} // namespace lockguard::pg

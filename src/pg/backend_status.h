@@ -1,0 +1,64 @@
+// State, query and ages of chosen sessions, straight from their PgBackendStatus slots.
+//
+// The pgstat accessors copy every slot of the server with its strings; this reads one slot for each
+// session asked for, without a lock (the slots have a change counter instead).
+#pragma once
+
+#include "pg/compat.h"
+#include "pg/object_names.h"
+
+namespace lockguard::pg {
+
+/// Which session, so that a slot that has been reused since is not mistaken for it.
+struct BackendIdentity {
+    int procno; // of its PGPROC
+    int pid;
+};
+
+/// What a slot says. Strings are allocated in the current memory context.
+struct BackendStatus {
+    BackendType type;
+    BackendState state;
+    TimestampTz xact_start;  // 0 where not in a transaction
+    TimestampTz state_start; // 0 where unknown
+    Oid database;
+    Oid role; // InvalidOid for most background processes
+    SockAddr client_addr;
+    const char* application_name; // "" where there is none
+    const char* query;            // clipped at a character boundary
+};
+
+/// The state of a session alone: no strings, no allocation, safe under an LWLock.
+struct BackendStateOnly {
+    BackendType type;
+    BackendState state;
+    TimestampTz state_start;
+};
+
+/// Reads the slot of a session. Returns false, and leaves *status alone, where the session has
+/// ended or its slot changes too fast to be read (both are rare and mean the same to callers:
+/// unknown). May ereport out of memory.
+bool read_backend_status(BackendIdentity identity, BackendStatus* status);
+
+/// The same for the state alone. Never ereports, never allocates.
+bool read_backend_state(BackendIdentity identity, BackendStateOnly* state);
+
+/// May the current user see the details of a session of this role: state, query, ages, client
+/// address, wait event? The rule of pg_stat_activity: members of pg_read_all_stats and of the role.
+/// Never waits for a catalog: while memberships are not to be had, a role sees its own sessions,
+/// and a superuser all.
+bool may_see_details(Oid role, NameLookup lookup);
+
+/// The same for another reader than the current user.
+bool may_see_details(Oid reader, Oid role, NameLookup lookup);
+
+/// As pg_stat_activity.state; null for an undefined state.
+const char* state_name(BackendState state);
+
+/// "idle in transaction", aborted or not.
+bool is_idle_in_transaction(BackendState state);
+
+/// As pg_stat_activity.backend_type. May be null (a background worker that has just ended).
+const char* backend_type_name(BackendType type, int pid);
+
+} // namespace lockguard::pg

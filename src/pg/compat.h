@@ -1,0 +1,288 @@
+// The only place with PG_VERSION_NUM. What differs between PostgreSQL 14 and 19 has one name here,
+// in the newest version's shape where there is one; all other code is the same for every version.
+//
+// Include it last, after C++ and fmt headers (postgres.h redefines printf and friends).
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+
+extern "C" {
+#include "postgres.h"
+
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/shmem.h"
+#if PG_VERSION_NUM < 170000
+#include "storage/sinvaladt.h"
+#endif
+#include "tcop/cmdtag.h"
+#include "utils/backend_status.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "utils/wait_event.h"
+}
+
+#if PG_VERSION_NUM < 140000 || PG_VERSION_NUM >= 200000
+#error "pg_lockguard supports PostgreSQL 14 to 19"
+#endif
+
+/// 18 can tell a module's name and version.
+#if PG_VERSION_NUM >= 180000
+#define LOCKGUARD_MODULE_MAGIC(module_name, module_version)                                        \
+    PG_MODULE_MAGIC_EXT(.name = module_name, .version = module_version)
+#else
+#define LOCKGUARD_MODULE_MAGIC(module_name, module_version) PG_MODULE_MAGIC
+#endif
+
+namespace lockguard::pg::compat {
+
+// ---- Queues of the lock manager: SHM_QUEUE and PROC_QUEUE up to 15, dlist and dclist from 16, and
+// ---- PGPROC.links is waitLink from 19. The iteration macros of ilist.h are no C++. The caller
+// holds
+// ---- the lock's partition lock.
+
+#if PG_VERSION_NUM >= 160000
+using QueueLink = dlist_node;
+#else
+using QueueLink = SHM_QUEUE;
+#endif
+
+#if PG_VERSION_NUM >= 190000
+inline constexpr std::size_t kWaitLinkOffset = offsetof(PGPROC, waitLink);
+#else
+inline constexpr std::size_t kWaitLinkOffset = offsetof(PGPROC, links);
+#endif
+
+template <class Element>
+Element* element_of(QueueLink* link, std::size_t offset) {
+    return reinterpret_cast<Element*>(reinterpret_cast<char*>(link) - offset);
+}
+
+template <class Element>
+QueueLink* link_of(Element* element, std::size_t offset) {
+    return reinterpret_cast<QueueLink*>(reinterpret_cast<char*>(element) + offset);
+}
+
+#if PG_VERSION_NUM >= 160000
+inline QueueLink* proclock_head(LOCK* lock) {
+    return &lock->procLocks.head;
+}
+inline QueueLink* waiter_head(LOCK* lock) {
+    return &lock->waitProcs.dlist.head;
+}
+#else
+inline QueueLink* proclock_head(LOCK* lock) {
+    return &lock->procLocks;
+}
+inline QueueLink* waiter_head(LOCK* lock) {
+    return &lock->waitProcs.links;
+}
+#endif
+
+/// The PROCLOCKs of a lock, one after the other; null at the end.
+inline PROCLOCK* first_proclock(LOCK* lock) {
+    QueueLink* link = proclock_head(lock)->next;
+    return link == proclock_head(lock) ? nullptr
+                                       : element_of<PROCLOCK>(link, offsetof(PROCLOCK, lockLink));
+}
+inline PROCLOCK* next_proclock(LOCK* lock, PROCLOCK* proclock) {
+    QueueLink* link = proclock->lockLink.next;
+    return link == proclock_head(lock) ? nullptr
+                                       : element_of<PROCLOCK>(link, offsetof(PROCLOCK, lockLink));
+}
+
+/// The processes that queue for a lock, in order; null at the end.
+inline PGPROC* first_waiter(LOCK* lock) {
+    QueueLink* link = waiter_head(lock)->next;
+    return link == waiter_head(lock) ? nullptr : element_of<PGPROC>(link, kWaitLinkOffset);
+}
+inline PGPROC* next_waiter(LOCK* lock, PGPROC* proc) {
+    QueueLink* link = link_of(proc, kWaitLinkOffset)->next;
+    return link == waiter_head(lock) ? nullptr : element_of<PGPROC>(link, kWaitLinkOffset);
+}
+
+/// The PROCLOCKs of a process in one partition, newest first; null at the end. The caller holds the
+/// partition's lock.
+#if PG_VERSION_NUM >= 160000
+inline QueueLink* own_proclock_head(PGPROC* proc, int partition) {
+    return &proc->myProcLocks[partition].head;
+}
+#else
+inline QueueLink* own_proclock_head(PGPROC* proc, int partition) {
+    return &proc->myProcLocks[partition];
+}
+#endif
+inline PROCLOCK* newest_own_proclock(PGPROC* proc, int partition) {
+    QueueLink* head = own_proclock_head(proc, partition);
+    return head->prev == head ? nullptr
+                              : element_of<PROCLOCK>(head->prev, offsetof(PROCLOCK, procLink));
+}
+inline PROCLOCK* older_own_proclock(PGPROC* proc, int partition, PROCLOCK* proclock) {
+    QueueLink* link = proclock->procLink.prev;
+    return link == own_proclock_head(proc, partition)
+               ? nullptr
+               : element_of<PROCLOCK>(link, offsetof(PROCLOCK, procLink));
+}
+
+// ---- Processes. 17 replaced backend IDs by numbers of PGPROCs and moved lxid.
+
+inline int procno_of(const PGPROC* proc) {
+    return static_cast<int>(proc - ProcGlobal->allProcs);
+}
+
+/// The PGPROCs of prepared transactions stand behind those of processes.
+inline bool is_prepared_transaction(const PGPROC* proc) {
+    return procno_of(proc) >= static_cast<int>(ProcGlobal->allProcCount);
+}
+
+inline LocalTransactionId lxid_of(const PGPROC* proc) {
+#if PG_VERSION_NUM >= 170000
+    return proc->vxid.lxid;
+#else
+    return proc->lxid;
+#endif
+}
+
+/// The PGPROC of the backend that a virtual transaction id was made by; null where it has ended.
+/// Whether it is still in that transaction is for the caller to check.
+inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {
+#if PG_VERSION_NUM >= 170000
+    return ProcNumberGetProc(vxid.procNumber);
+#else
+    return BackendIdGetProc(vxid.backendId);
+#endif
+}
+
+// ---- Slots of backend status.
+
+/// The status slot of a process, or null where this process can't find it (it has none itself, or
+/// that one has ended). To be read with the slot's change counter, and its pid to be verified.
+inline const PgBackendStatus* status_slot(int procno, int pid) {
+    if (MyBEEntry == nullptr || procno < 0 || procno >= static_cast<int>(ProcGlobal->allProcCount))
+        return nullptr;
+#if PG_VERSION_NUM >= 170000
+    (void)pid;
+    return MyBEEntry - MyProcNumber + procno;
+#else
+    if (MyBackendId == InvalidBackendId)
+        return nullptr;
+    const PgBackendStatus* slots = MyBEEntry - (MyBackendId - 1);
+    if (procno < MaxBackends) {
+        BackendId backend_id = GetPGProcByNumber(procno)->backendId;
+        return backend_id == InvalidBackendId ? nullptr : &slots[backend_id - 1];
+    }
+    // An auxiliary process has a slot by its kind, behind those of the backends; also the startup
+    // process of a standby, though it gets a backend ID as well.
+    for (int kind = 0; kind < NUM_AUXPROCTYPES; kind++) {
+        if (slots[MaxBackends + kind].st_procpid == pid)
+            return &slots[MaxBackends + kind];
+    }
+    return nullptr;
+#endif
+}
+
+/// States that not every version has: 18 inserted "starting". Null for an undefined state.
+inline const char* newer_state_name(BackendState state) {
+#if PG_VERSION_NUM >= 180000
+    if (state == STATE_STARTING)
+        return "starting";
+#endif
+    (void)state;
+    return nullptr;
+}
+
+// ---- Statements. 19 made CLUSTER a form of REPACK.
+
+#if PG_VERSION_NUM >= 190000
+inline constexpr NodeTag kClusterStatement = T_RepackStmt;
+#else
+inline constexpr NodeTag kClusterStatement = T_ClusterStmt;
+#endif
+
+/// The table that a statement of that kind names, or null where it works on all of them.
+inline const RangeVar* clustered_table(const Node* statement) {
+#if PG_VERSION_NUM >= 190000
+    const VacuumRelation* target = reinterpret_cast<const RepackStmt*>(statement)->relation;
+    return target == nullptr ? nullptr : target->relation;
+#else
+    return reinterpret_cast<const ClusterStmt*>(statement)->relation;
+#endif
+}
+
+// ---- Clocks.
+
+inline uint64 nanoseconds(instr_time interval) {
+#if PG_VERSION_NUM >= 160000
+    return static_cast<uint64>(INSTR_TIME_GET_NANOSEC(interval));
+#else
+    return static_cast<uint64>(interval.tv_sec) * 1000000000 +
+           static_cast<uint64>(interval.tv_nsec);
+#endif
+}
+
+// ---- Settings. The memory of a check hook's "extra" belongs to guc.c, with an allocator of its
+// own
+// ---- from 16.
+
+/// Returns null where there is no memory, without an error.
+inline void* guc_extra_alloc(std::size_t size) {
+#if PG_VERSION_NUM >= 160000
+    return guc_malloc(LOG, size);
+#else
+    return std::malloc(size);
+#endif
+}
+
+/// From 15 a prefix can be reserved: a misspelt setting is refused instead of kept as a
+/// placeholder.
+inline void reserve_guc_prefix(const char* prefix) {
+#if PG_VERSION_NUM >= 150000
+    MarkGUCPrefixReserved(prefix);
+#else
+    EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+// ---- Shared memory and wait events.
+
+/// Arranges for request() to run when shared memory may be asked for: at once up to 14, from 15 in
+/// shmem_request_hook (whose previous owner runs first). Call it from _PG_init, in the postmaster,
+/// once.
+void on_shmem_request(void (*request)());
+
+/// MaxBackends, also where 14 has not worked it out yet.
+int max_backends();
+
+/// A wait event of our own: named from 17, plain "Extension" before. Call it once in a process.
+inline uint32 new_wait_event([[maybe_unused]] const char* name) {
+#if PG_VERSION_NUM >= 170000
+    return WaitEventExtensionNew(name);
+#else
+    return PG_WAIT_EXTENSION;
+#endif
+}
+
+// ---- Set-returning functions.
+
+/// Makes the tuple store and descriptor of a materialized result, from the function's declaration.
+void init_materialized_srf(FunctionCallInfo fcinfo);
+
+} // namespace lockguard::pg::compat
