@@ -1,0 +1,149 @@
+#include "pg/termination.h"
+
+#include <csignal>
+
+#include "pg/backend_status.h"
+#include "pg/shared_state.h"
+
+namespace lockguard::pg {
+
+namespace {
+
+/// The LOCK that the request waits for; null where it does not wait for it (any more). The caller
+/// holds the partition's lock.
+///
+/// PGPROC.waitLock alone can't be followed: if the process waits in another partition meanwhile,
+/// the LOCK behind it may be freed, and made into another, while we read. So we start from the
+/// process's list of PROCLOCKs in our partition, which cannot change while we hold the partition's
+/// lock, and whose LOCKs are alive. The newest come first: the one that it waits with is usually
+/// the first of all. Then waitLock is only compared. It becomes equal to a LOCK of this partition,
+/// and ceases to be, under this partition's lock held exclusive, and waitLockMode with it; so where
+/// they are equal, they stay so, and the process, standing in the queue, can't exit: its pid is
+/// firm too.
+LOCK* find_awaited_lock(const RequestIdentity& request, int partition) {
+    PGPROC* waiter = GetPGProcByNumber(request.procno);
+    for (PROCLOCK* proclock = compat::newest_own_proclock(waiter, partition); proclock != nullptr;
+         proclock = compat::older_own_proclock(waiter, partition, proclock)) {
+        LOCK* lock = proclock->tag.myLock;
+        if (memcmp(&lock->tag, &request.tag, sizeof(LOCKTAG)) != 0)
+            continue;
+        bool waits = waiter->waitLock == lock && waiter->waitLockMode == request.mode &&
+                     waiter->pid == request.pid;
+        return waits ? lock : nullptr;
+    }
+    return nullptr;
+}
+
+/// Does the process itself hold a mode that conflicts with the wanted one? The caller holds the
+/// partition's lock. What members of its lock group hold does not count: parallel workers live no
+/// longer than a statement, and the session is idle.
+bool holds_conflicting_mode(LOCK* lock, const PGPROC* proc, LOCKMODE wanted) {
+    LOCKMASK conflicts = GetLockTagsMethodTable(&lock->tag)->conflictTab[wanted];
+    for (PROCLOCK* proclock = compat::first_proclock(lock); proclock != nullptr;
+         proclock = compat::next_proclock(lock, proclock)) {
+        if (proclock->tag.myProc == proc)
+            return (proclock->holdMask & conflicts) != 0;
+    }
+    return false;
+}
+
+/// Sends SIGTERM as pg_terminate_backend() does: to the session's process group, where it has one,
+/// so that a shell that it has started ends as well.
+bool send_sigterm(int pid) {
+#ifdef HAVE_SETSID
+    return kill(-pid, SIGTERM) == 0;
+#else
+    return kill(pid, SIGTERM) == 0;
+#endif
+}
+
+/// Is the session still the one that was judged, and does it still block the request? The caller
+/// holds the partition's lock.
+///
+/// That is what makes the session and its transaction certain. To end its transaction and begin
+/// another, or to exit, a process must first release its locks, and to release this one it needs
+/// the partition's lock exclusive. So once its PROCLOCK has been seen, the PGPROC is the session's
+/// until we let go, its pid is in nobody else's hands, and the only transaction that lxid can speak
+/// of is the one that holds the lock (or none: lxid is cleared before the locks are released). The
+/// state is read last. A message that arrives after that makes the session active, but its
+/// transaction is still the one that was judged: the message is not obeyed, or, where a COMMIT has
+/// come past its last interrupt check, the session ends after it, with the commit acknowledged.
+TerminationResult check(const BlockerIdentity& blocker, const RequestIdentity& request,
+                        int partition) {
+    LOCK* lock = find_awaited_lock(request, partition);
+    if (lock == nullptr)
+        return TerminationResult::request_gone;
+
+    const PGPROC* victim = GetPGProcByNumber(blocker.procno);
+    if (!holds_conflicting_mode(lock, victim, request.mode))
+        return TerminationResult::lock_released;
+    if (victim->pid != blocker.pid || compat::lxid_of(victim) != blocker.lxid)
+        return TerminationResult::other_transaction;
+
+    BackendStateOnly state;
+    if (!read_backend_state({blocker.procno, blocker.pid}, &state) ||
+        !is_idle_in_transaction(state.state) || state.state_start != blocker.state_start)
+        return TerminationResult::no_longer_idle;
+
+    return TerminationResult::signaled;
+}
+
+/// Leaves the notice and sends the signal. The caller still holds the lock under which it has
+/// checked.
+TerminationResult leave_word_and_signal(const BlockerIdentity& blocker, const char* detail) {
+    // First the notice: the victim may be gone before kill() returns.
+    post_termination_notice(blocker.procno, blocker.pid, blocker.lxid, detail);
+    if (send_sigterm(blocker.pid))
+        return TerminationResult::signaled;
+    withdraw_termination_notice(blocker.procno, blocker.pid, blocker.lxid);
+    return TerminationResult::signal_failed;
+}
+
+/// Checks, and signals where there is a detail to leave.
+TerminationResult check_and_signal(const BlockerIdentity& blocker, const RequestIdentity& request,
+                                   const char* detail) {
+    // A prepared transaction has no process to end, and kill(0) would end the whole server.
+    if (blocker.pid <= 0 || request.pid <= 0 || blocker.lxid == InvalidLocalTransactionId)
+        return TerminationResult::other_transaction;
+
+    uint32 hash = LockTagHashCode(&request.tag);
+    LWLock* partition_lock = LockHashPartitionLock(hash);
+    LWLockAcquire(partition_lock, LW_SHARED);
+    TerminationResult result = check(blocker, request, static_cast<int>(LockHashPartition(hash)));
+    if (result == TerminationResult::signaled && detail != nullptr)
+        result = leave_word_and_signal(blocker, detail);
+    LWLockRelease(partition_lock);
+    return result;
+}
+
+} // namespace
+
+TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
+                                    const char* detail) {
+    return check_and_signal(blocker, request, detail);
+}
+
+TerminationResult rehearse_termination(const BlockerIdentity& blocker,
+                                       const RequestIdentity& request) {
+    return check_and_signal(blocker, request, nullptr);
+}
+
+const char* termination_result_text(TerminationResult result) {
+    switch (result) {
+    case TerminationResult::signaled:
+        return "it has been sent SIGTERM";
+    case TerminationResult::request_gone:
+        return "the request that it blocked no longer waits";
+    case TerminationResult::lock_released:
+        return "it no longer holds the lock";
+    case TerminationResult::other_transaction:
+        return "it is no longer in the transaction that was judged";
+    case TerminationResult::no_longer_idle:
+        return "it has been active since it was judged";
+    case TerminationResult::signal_failed:
+        return "the operating system did not deliver SIGTERM";
+    }
+    return "";
+}
+
+} // namespace lockguard::pg

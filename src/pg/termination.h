@@ -1,0 +1,55 @@
+// Ends a session, and is certain that it ends that one.
+//
+// Between a look at the server and a signal, the session may commit, go on, exit, and leave its pid
+// to another. terminate_blocker() closes that gap: it looks again while it holds the one lock
+// without which the session cannot give its blocking lock back.
+//
+// Lock order: the partition lock of the awaited lock, LW_SHARED, then the spinlock of the notice.
+#pragma once
+
+#include "pg/compat.h"
+
+namespace lockguard::pg {
+
+/// The session that was judged, in the transaction and the state in which it was judged.
+struct BlockerIdentity {
+    int procno;
+    int pid;
+    LocalTransactionId lxid;
+    TimestampTz state_start; // since when it has been idle in transaction
+};
+
+/// The request that it blocks: somebody queues for a mode of a lock.
+struct RequestIdentity {
+    int procno; // of the process that waits
+    int pid;
+    LOCKTAG tag;
+    LOCKMODE mode;
+};
+
+enum class TerminationResult {
+    signaled,          // or would have been, in a rehearsal
+    request_gone,      // nobody waits for that any more
+    lock_released,     // the session holds no conflicting mode any more
+    other_transaction, // the session, or its transaction, is another
+    no_longer_idle,    // it has gone on, or has been active since
+    signal_failed,     // the operating system refused
+};
+
+/// Sends SIGTERM to the session, and leaves word of the reason for it (shared_state), if at this
+/// moment the request still waits, and the session still holds a conflicting mode, in the same
+/// transaction, in the same state of being idle in transaction. Otherwise it does nothing and says
+/// what has changed. Checks no privileges. Never ereports.
+///
+/// \param detail  what the victim's client is to read
+TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
+                                    const char* detail);
+
+/// The same without notice and signal: would it do it?
+TerminationResult rehearse_termination(const BlockerIdentity& blocker,
+                                       const RequestIdentity& request);
+
+/// The result in words, after "PID n is left alone: ".
+const char* termination_result_text(TerminationResult result);
+
+} // namespace lockguard::pg
