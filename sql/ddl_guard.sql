@@ -75,7 +75,9 @@ SET pg_lockguard.ddl_commands = 'ALTER TABLE, VACUUM';
 SET pg_lockguard.ddl_commands = 'ALTER TABLE,,DROP TABLE';
 SET pg_lockguard.ddl_commands = 'ALTER TABEL';
 SET pg_lockguard.ddl_mode = polite;
-SET pg_lockguard.ddl_lock_timeout = 0;
+\set VERBOSITY sqlstate
+SET pg_lockguard.ddl_lock_timeout = 0; -- worded differently from 17 on
+\set VERBOSITY default
 
 -- Not for everybody
 CREATE ROLE regress_lockguard_weak;

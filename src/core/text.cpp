@@ -132,6 +132,8 @@ void append_query(Text& text, std::string_view query) {
         if (folded.size() >= kEnough)
             break;
     }
+    while (!folded.empty() && (folded.back() == ';' || folded.back() == ' '))
+        folded.pop_back(); // more text follows it
     const std::string_view shown = cut_text(folded, kQueryBytes);
     text += shown;
     if (shown.size() < folded.size())
@@ -140,7 +142,7 @@ void append_query(Text& text, std::string_view query) {
 
 bool has_words(std::string_view query) {
     return !std::all_of(query.begin(), query.end(),
-                        [](char c) { return c == ' ' || is_control(c); });
+                        [](char c) { return c == ' ' || c == ';' || is_control(c); });
 }
 
 bool is_prepared(const Culprit& culprit) {

@@ -151,7 +151,7 @@ void explain_lock_timeout(const GuardedStatement& statement, ErrorData* error) {
         pg::NameLookup lookup = pg::open_name_lookup();
         wait.lock_mode = GetLockmodeName(failed.tag.locktag_lockmethodid, failed.mode);
         wait.object = pg::locked_object_text(failed.tag, lookup);
-        wait.culprits = pg::find_lock_culprits(failed.tag, failed.mode, statement.reader, lookup);
+        wait.culprits = pg::find_lock_culprits(failed, statement.reader, lookup);
         pg::close_name_lookup(lookup);
     }
 

@@ -12,6 +12,14 @@ namespace {
 struct Found {
     core::Culprit culprit;
     TimestampTz xact_start; // PG_INT64_MAX where unknown, so that it comes last
+    bool newcomer;          // began its transaction and its statement after the wait began
+};
+
+/// What is looked for, and for whom.
+struct Search {
+    const FailedLockWait& wait;
+    const Reader& reader;
+    NameLookup lookup;
 };
 
 std::string_view view_of(const char* text) {
@@ -36,7 +44,7 @@ bool is_wraparound_vacuum(const PGPROC* proc, int pid) {
     return (flags & PROC_IS_AUTOVACUUM) != 0 && (flags & PROC_VACUUM_FOR_WRAPAROUND) != 0;
 }
 
-Found describe_session(const PGPROC* proc, int pid, const Reader& reader, NameLookup lookup) {
+Found describe_session(const PGPROC* proc, int pid, const Search& search) {
     Found found = {};
     core::Culprit& culprit = found.culprit;
     culprit.pid = pid;
@@ -47,14 +55,17 @@ Found describe_session(const PGPROC* proc, int pid, const Reader& reader, NameLo
     if (!read_backend_status({compat::procno_of(proc), pid}, &status))
         return found; // it has ended just now: its pid is all that is known
     culprit.application = status.application_name;
-    culprit.role = view_of(role_name(status.role, lookup));
+    culprit.role = view_of(role_name(status.role, search.lookup));
     if (status.type != B_BACKEND)
         culprit.process = view_of(backend_type_name(status.type, pid));
     culprit.against_wraparound = status.type == B_AUTOVAC_WORKER && is_wraparound_vacuum(proc, pid);
     if (status.xact_start != 0)
         found.xact_start = status.xact_start;
+    // Both: VACUUM and CREATE INDEX CONCURRENTLY keep their locks from one transaction to the next.
+    found.newcomer =
+        status.xact_start > search.wait.started_at && status.state_start > search.wait.started_at;
 
-    culprit.visible = may_see(reader, status.role, lookup);
+    culprit.visible = may_see(search.reader, status.role, search.lookup);
     if (culprit.visible) {
         culprit.idle_in_transaction = is_idle_in_transaction(status.state);
         culprit.state = view_of(state_name(status.state));
@@ -78,9 +89,9 @@ bool describe_prepared(TransactionId xid, Found* found) {
     return true;
 }
 
-/// Who a virtual transaction id of GetLockConflicts stands for. Returns false where it has ended.
-bool describe_holder(VirtualTransactionId vxid, const Reader& reader, NameLookup lookup,
-                     Found* found) {
+/// Who a virtual transaction id of GetLockConflicts stands for. Returns false where it has ended,
+/// or came later than the wait.
+bool describe_holder(VirtualTransactionId vxid, const Search& search, Found* found) {
     // One that was prepared before the server's last start has no backend, and its xid as its lxid.
     if (VirtualTransactionIdIsRecoveredPreparedXact(vxid))
         return describe_prepared(vxid.localTransactionId, found);
@@ -94,8 +105,8 @@ bool describe_holder(VirtualTransactionId vxid, const Reader& reader, NameLookup
         int pid = proc->pid;
         if (pid == 0)
             return false;
-        *found = describe_session(proc, pid, reader, lookup);
-        return true;
+        *found = describe_session(proc, pid, search);
+        return !found->newcomer;
     }
 
     // PREPARE TRANSACTION left the virtual transaction id with the prepared transaction.
@@ -137,13 +148,13 @@ Holders make_room(int size) {
 }
 
 /// Those whose transaction goes on.
-Holders find_transactions(const LOCKTAG& tag, LOCKMODE mode, const Reader& reader,
-                          NameLookup lookup) {
+Holders find_transactions(const Search& search) {
     int conflicts;
-    const VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &conflicts);
+    const VirtualTransactionId* vxids =
+        GetLockConflicts(&search.wait.tag, search.wait.mode, &conflicts);
     Holders holders = make_room(conflicts);
     for (int i = 0; i < conflicts; i++) {
-        if (describe_holder(vxids[i], reader, lookup, &holders.found[holders.count]))
+        if (describe_holder(vxids[i], search, &holders.found[holders.count]))
             keep_last(&holders);
     }
     return holders;
@@ -151,11 +162,12 @@ Holders find_transactions(const LOCKTAG& tag, LOCKMODE mode, const Reader& reade
 
 /// Those that hold it for their session (pg_advisory_lock(), or a command that works in several
 /// transactions) and are in no transaction now: GetLockConflicts leaves them out.
-Holders find_sessions(const LOCKTAG& tag, LOCKMODE mode, const Reader& reader, NameLookup lookup) {
+Holders find_sessions(const Search& search) {
+    const LOCKTAG& tag = search.wait.tag;
     const LockData* data = GetLockStatusData();
     const std::span<const LockInstanceData> locks(data->locks,
                                                   static_cast<std::size_t>(data->nelements));
-    const LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[mode];
+    const LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[search.wait.mode];
     auto in_the_way = [&](const LockInstanceData& lock) {
         return (lock.holdMask & conflicts) != 0 && lock.pid != 0 && lock.pid != MyProcPid &&
                memcmp(&lock.locktag, &tag, sizeof(tag)) == 0;
@@ -165,7 +177,7 @@ Holders find_sessions(const LOCKTAG& tag, LOCKMODE mode, const Reader& reader, N
         const PGPROC* proc = in_the_way(lock) ? BackendPidGetProc(lock.pid) : nullptr;
         if (proc == nullptr)
             continue; // another lock, or the session has ended just now
-        holders.found[holders.count] = describe_session(proc, lock.pid, reader, lookup);
+        holders.found[holders.count] = describe_session(proc, lock.pid, search);
         keep_last(&holders);
     }
     return holders;
@@ -177,11 +189,12 @@ Reader current_reader() {
     return {GetUserId(), GetOuterUserId()};
 }
 
-std::span<const core::Culprit> find_lock_culprits(const LOCKTAG& tag, LOCKMODE mode,
-                                                  const Reader& reader, NameLookup lookup) {
-    Holders holders = find_transactions(tag, mode, reader, lookup);
+std::span<const core::Culprit> find_lock_culprits(const FailedLockWait& wait, const Reader& reader,
+                                                  NameLookup lookup) {
+    const Search search = {wait, reader, lookup};
+    Holders holders = find_transactions(search);
     if (holders.count == 0)
-        holders = find_sessions(tag, mode, reader, lookup);
+        holders = find_sessions(search);
     std::sort(holders.found, holders.found + holders.count, comes_before);
 
     auto* culprits = static_cast<core::Culprit*>(palloc(holders.count * sizeof(core::Culprit)));

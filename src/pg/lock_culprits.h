@@ -7,6 +7,7 @@
 
 #include "pg/compat.h"
 #include "pg/object_names.h"
+#include "pg/wait_sampler.h"
 
 namespace lockguard::pg {
 
@@ -21,15 +22,17 @@ struct Reader {
 Reader current_reader();
 
 /// The sessions and prepared transactions, other than this session, that hold a lock which
-/// conflicts with `mode` on `tag`, now: the oldest transaction first, then by pid. Each once, a
-/// parallel query under its leader's pid. Those that only queue are left out.
+/// conflicts with the one waited for (wait.lock_known): the oldest transaction first, then by pid.
+/// Each once, a parallel query under its leader's pid. Those that only queue are left out, and so
+/// are those that have begun both their transaction and their statement since wait.started_at: they
+/// came later, and were let in when the wait ended.
 ///
 /// Cheap where a transaction holds the lock. Where none does, it copies the whole lock table, as
 /// pg_locks does, to find a session that keeps the lock without a transaction.
 ///
 /// Needs a transaction. Everything is allocated in the current memory context. May ereport. Takes
 /// the lock manager's partition locks, ProcArrayLock and TwoPhaseStateLock, one after the other.
-std::span<const core::Culprit> find_lock_culprits(const LOCKTAG& tag, LOCKMODE mode,
-                                                  const Reader& reader, NameLookup lookup);
+std::span<const core::Culprit> find_lock_culprits(const FailedLockWait& wait, const Reader& reader,
+                                                  NameLookup lookup);
 
 } // namespace lockguard::pg

@@ -8,15 +8,14 @@ namespace lockguard::pg {
 
 namespace {
 
-/// What is copied of a process (or of its lock group's leader) while the partition locks are held.
+/// What is copied of a process (or of its lock group's leader) while the partition locks are held:
+/// only what must be of that very instant. A PGPROC is many cache lines long, and each one read
+/// adds to the time that the locks are held.
 struct RawSession {
     int procno;
     int pid;
     LocalTransactionId lxid;
-    TransactionId xid;
-    Oid database;
-    Oid role;
-    uint32 wait_event_info;
+    TransactionId xid; // of a prepared transaction
 };
 
 struct RawHolder {
@@ -53,8 +52,7 @@ struct Room {
         count = 0;
     }
     void release() {
-        if (elements != nullptr)
-            pfree(elements);
+        pfree(elements);
         elements = nullptr;
     }
     /// The next free place, or null where there is none; counts in both cases.
@@ -78,12 +76,6 @@ struct RawCopy {
     Room<RawLock> locks;
     Room<RawHolder> holders;
     Room<RawWaiter> waiters;
-
-    void release() {
-        locks.release();
-        holders.release();
-        waiters.release();
-    }
 };
 
 /// How many processes wait for a heavyweight lock and for a safe snapshot, looked at without a
@@ -121,7 +113,6 @@ WaitCounts count_waits() {
             prefetch(lock, offsetof(LOCK, requested));
             prefetch(*const_cast<PROCLOCK* const volatile*>(&proc->waitProcLock), sizeof(PROCLOCK));
             prefetch(proc, offsetof(PGPROC, waitLock));
-            __builtin_prefetch(&proc->lockGroupLeader);
         } else if (waits_for_safe_snapshot(proc)) {
             counts.safe_snapshot++;
         }
@@ -136,10 +127,7 @@ void copy_session(const PGPROC* leader, const PGPROC* member, RawSession* sessio
     session->procno = compat::procno_of(leader);
     session->pid = proc->pid;
     session->lxid = compat::lxid_of(proc);
-    session->xid = proc->xid;
-    session->database = proc->databaseId;
-    session->role = proc->roleId;
-    session->wait_event_info = proc->wait_event_info;
+    session->xid = proc->pid == 0 ? proc->xid : InvalidTransactionId;
 }
 
 /// Copies one lock with its queue. The caller holds its partition lock.
@@ -160,8 +148,7 @@ void copy_lock(LOCK* lock, RawCopy* copy) {
     for (PGPROC* proc = compat::first_waiter(lock); proc != nullptr;
          proc = compat::next_waiter(lock, proc)) {
         if (RawWaiter* waiter = copy->waiters.next()) {
-            const PGPROC* leader = proc->lockGroupLeader == nullptr ? proc : proc->lockGroupLeader;
-            copy_session(leader, proc, &waiter->session);
+            copy_session(proc->waitProcLock->groupLeader, proc, &waiter->session);
             waiter->procno = compat::procno_of(proc);
             waiter->wanted = proc->waitLockMode;
             waiter->wait_start = static_cast<TimestampTz>(pg_atomic_read_u64(&proc->waitStart));
@@ -249,14 +236,16 @@ class SessionTable {
         int slot = raw.procno < 0 ? total_procs() : raw.procno;
         if (index_[slot] < 0) {
             index_[slot] = count_;
-            bool prepared = slot >= static_cast<int>(ProcGlobal->allProcCount);
+            // Unlocked. Database and role stay the same as long as the session lives, and the wait
+            // event is of this moment, as in pg_stat_activity.
+            const PGPROC* proc = raw.procno < 0 ? nullptr : GetPGProcByNumber(raw.procno);
             snapshot_->sessions[count_] = {raw.procno,
                                            raw.pid,
                                            raw.lxid,
-                                           prepared ? raw.xid : InvalidTransactionId,
-                                           raw.database,
-                                           raw.role,
-                                           raw.wait_event_info,
+                                           raw.xid,
+                                           proc == nullptr ? InvalidOid : proc->databaseId,
+                                           proc == nullptr ? InvalidOid : proc->roleId,
+                                           proc == nullptr ? 0 : proc->wait_event_info,
                                            -1};
             snapshot_->core_sessions[count_] = {raw.pid, core::kUnknownTime};
             count_++;
@@ -413,7 +402,6 @@ bool take_lock_snapshot(LockSnapshot* snapshot) {
     if (copy.locks.count == 0 && safe.waiter_count == 0)
         return false;
     build_tables(copy, safe, snapshot);
-    copy.release();
     return true;
 }
 

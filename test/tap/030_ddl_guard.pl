@@ -415,6 +415,32 @@ like(
 	'five holders: three by name, oldest first');
 $_->quit for @crowd;
 
+# A session that queues behind the guarded statement is let in when that gives up, and holds the lock
+# by the time that the error is explained. It was not in the way.
+my $newcomer = $node->background_psql('postgres');
+my $newcomer_pid = pid_of($newcomer);
+my $altering = IPC::Run::start(
+	[
+		'psql', '-X', '-d', $node->connstr('postgres'), '-c',
+		"SET pg_lockguard.ddl_lock_timeout = '3s'", '-c', $blocked
+	],
+	'<', \undef, '>', \my $altering_out, '2>', \my $altering_err);
+$node->poll_query_until('postgres',
+	q{SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'})
+  or die 'ALTER TABLE does not wait';
+$newcomer->query_until(qr/start/, "\\echo start\nBEGIN; SELECT count(*) FROM users;\n");
+$node->poll_query_until('postgres',
+	"SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND pid = $newcomer_pid")
+  or die 'nobody queues behind it';
+$altering->finish;
+like($altering_err, qr/Blocked by PID $reader_pid [^\n]*\n/, 'who was in the way is named');
+unlike($altering_err, qr/PID $newcomer_pid\b/, 'who came later is not, though it holds the lock now');
+is( $node->safe_psql('postgres',
+		"SELECT count(*) FROM pg_locks WHERE granted AND pid = $newcomer_pid AND relation = 'users'::regclass"),
+	'1',
+	'it does hold the lock');
+$newcomer->quit;
+
 # Prepared transactions, of this run of the server and of the one before
 $node->safe_psql('postgres',
 	q{BEGIN; LOCK TABLE other IN ROW EXCLUSIVE MODE; PREPARE TRANSACTION 'it''s 1'});

@@ -292,7 +292,8 @@ std::string shown_query(std::string_view query) {
 }
 
 TEST(QueryTextTest, WhiteSpaceIsFolded) {
-    EXPECT_EQ(shown_query("  SELECT\n\t1,\r\n   2\v\f;  \n"), "SELECT 1, 2 ;");
+    EXPECT_EQ(shown_query("  SELECT\n\t1,\r\n   2\v\f;  \n"), "SELECT 1, 2")
+        << "and the end of the statement is not shown";
     EXPECT_EQ(shown_query("SELECT\x01"
                           "1\x7f"),
               "SELECT 1");
