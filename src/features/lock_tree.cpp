@@ -68,8 +68,8 @@ struct SessionDetails {
     bool has_status;
     bool visible; // to the current user
     pg::BackendStatus status;
-    const char* datname; // these two null where not to be had
-    const char* usename;
+    Name datname; // these two null where not to be had
+    Name usename;
     const char* gid; // of a prepared transaction, where it is still there
 };
 
@@ -77,18 +77,46 @@ struct SessionDetails {
 struct Picture {
     pg::LockSnapshot snapshot;
     core::LockGraph graph;
-    SessionDetails* details;   // parallel to the snapshot's sessions
-    const char** lock_objects; // parallel to the snapshot's waits
+    SessionDetails* details; // parallel to the snapshot's sessions
+    text** lock_objects;     // parallel to the snapshot's waits
     pg::NameLookup names;
     TimestampTz now;
+};
+
+/// The words that many rows share, each turned into a text once. They are found again by their
+/// address, so only words that never change can be asked for.
+struct SharedWords {
+    static constexpr int capacity = 32;
+
+    MemoryContext context; // of the texts
+    int count;
+    const char* words[capacity];
+    text* texts[capacity];
+
+    Datum text_of(const char* word) {
+        for (int i = 0; i < count; i++) {
+            if (words[i] == word)
+                return PointerGetDatum(texts[i]);
+        }
+        if (count == capacity)
+            return CStringGetTextDatum(word);
+        MemoryContext caller = MemoryContextSwitchTo(context);
+        words[count] = word;
+        texts[count] = cstring_to_text(word);
+        MemoryContextSwitchTo(caller);
+        return PointerGetDatum(texts[count++]);
+    }
 };
 
 /// One row to be. Starts as all nulls.
 struct Row {
     Datum values[column_count];
     bool nulls[column_count];
+    SharedWords* words;
 
-    Row() : values{} { std::fill(std::begin(nulls), std::end(nulls), true); }
+    explicit Row(SharedWords* shared) : values{}, words(shared) {
+        std::fill(std::begin(nulls), std::end(nulls), true);
+    }
 
     void set(Column column, Datum value) {
         values[column] = value;
@@ -98,13 +126,13 @@ struct Row {
         if (text != nullptr)
             set(column, CStringGetTextDatum(text));
     }
-    /// A name: room of NAMEDATALEN, as the type wants it.
-    void set_name(Column column, const char* text) {
-        if (text == nullptr)
-            return;
-        auto name = static_cast<Name>(palloc0(sizeof(NameData)));
-        namestrcpy(name, text);
-        set(column, NameGetDatum(name));
+    void set_word(Column column, const char* word) {
+        if (word != nullptr)
+            set(column, words->text_of(word));
+    }
+    void set_name(Column column, Name name) {
+        if (name != nullptr)
+            set(column, NameGetDatum(name));
     }
     void set_oid(Column column, Oid oid) { set(column, ObjectIdGetDatum(oid)); }
     /// How long ago that was, to the millisecond: more digits only make the picture wider. Never
@@ -171,16 +199,16 @@ void set_wait(Row* row, const Picture& picture, const pg::SnapshotSession& sessi
     const pg::SnapshotWait& wait = picture.snapshot.waits[session.first_wait];
     if (wait.safe_snapshot) {
         // No lock of the lock manager's, so pg_locks has no word for it.
-        row->set_text(col_lock_type, "safesnapshot");
-        row->set_text(col_lock_object, "safe snapshot");
+        row->set_word(col_lock_type, "safesnapshot");
+        row->set_word(col_lock_object, "safe snapshot");
         return;
     }
     row->set_age(col_wait_age, wait.wait_start, picture.now);
     auto type = static_cast<LockTagType>(wait.tag.locktag_type);
     if (type <= LOCKTAG_LAST_TYPE)
-        row->set_text(col_lock_type, LockTagTypeNames[type]);
-    row->set_text(col_lock_object, picture.lock_objects[session.first_wait]);
-    row->set_text(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
+        row->set_word(col_lock_type, LockTagTypeNames[type]);
+    row->set(col_lock_object, PointerGetDatum(picture.lock_objects[session.first_wait]));
+    row->set_word(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
     switch (type) {
     case LOCKTAG_RELATION:
     case LOCKTAG_RELATION_EXTEND:
@@ -203,14 +231,14 @@ void set_wait(Row* row, const Picture& picture, const pg::SnapshotSession& sessi
 void set_details(Row* row, const SessionDetails& details, const pg::SnapshotSession& session,
                  TimestampTz now) {
     const pg::BackendStatus& status = details.status;
-    row->set_text(col_state, pg::state_name(status.state));
+    row->set_word(col_state, pg::state_name(status.state));
     // A walsender's is not kept up to date, see pg_stat_get_activity().
     if (status.xact_start != 0 && status.type != B_WAL_SENDER)
         row->set_age(col_xact_age, status.xact_start, now);
     if (status.state_start != 0)
         row->set_age(col_state_age, status.state_start, now);
-    row->set_text(col_wait_event_type, pgstat_get_wait_event_type(session.wait_event_info));
-    row->set_text(col_wait_event, pgstat_get_wait_event(session.wait_event_info));
+    row->set_word(col_wait_event_type, pgstat_get_wait_event_type(session.wait_event_info));
+    row->set_word(col_wait_event, pgstat_get_wait_event(session.wait_event_info));
     set_client_addr(row, status.client_addr);
     row->set_text(col_backend_type, pg::backend_type_name(status.type, session.pid));
     row->set_text(col_query, status.query);
@@ -233,7 +261,7 @@ void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
     if (details.visible)
         set_details(row, details, session, picture.now);
     else
-        row->set_text(col_query, "<insufficient privilege>");
+        row->set_word(col_query, "<insufficient privilege>");
 }
 
 /// Reads the status of the sessions that the graph connects, and tells the graph how old their
@@ -274,6 +302,15 @@ void read_details(Picture* picture) {
     }
 }
 
+/// As the type name wants it; null for null.
+Name name_of(const char* text) {
+    if (text == nullptr)
+        return nullptr;
+    auto name = static_cast<Name>(palloc0(sizeof(NameData)));
+    namestrcpy(name, text);
+    return name;
+}
+
 /// Looks up the names of databases, roles and locked objects. Neighbours mostly have the same.
 void read_names(Picture* picture) {
     const pg::LockSnapshot& snapshot = picture->snapshot;
@@ -284,19 +321,20 @@ void read_names(Picture* picture) {
         SessionDetails& details = picture->details[i];
         details.datname = before != nullptr && before->database == session.database
                               ? picture->details[i - 1].datname
-                              : pg::database_name(session.database, picture->names);
+                              : name_of(pg::database_name(session.database, picture->names));
         details.usename = before != nullptr && before->role == session.role
                               ? picture->details[i - 1].usename
-                              : pg::role_name(session.role, picture->names);
+                              : name_of(pg::role_name(session.role, picture->names));
     }
-    picture->lock_objects = static_cast<const char**>(
-        palloc0(sizeof(const char*) * static_cast<Size>(snapshot.wait_count)));
+    picture->lock_objects =
+        static_cast<text**>(palloc0(sizeof(text*) * static_cast<Size>(snapshot.wait_count)));
     for (int i = 0; i < snapshot.wait_count; i++) {
         const pg::SnapshotWait& wait = snapshot.waits[i];
         if (i > 0 && memcmp(&wait.tag, &snapshot.waits[i - 1].tag, sizeof(LOCKTAG)) == 0)
             picture->lock_objects[i] = picture->lock_objects[i - 1];
         else if (!wait.safe_snapshot)
-            picture->lock_objects[i] = pg::locked_object_text(wait.tag, picture->names);
+            picture->lock_objects[i] =
+                cstring_to_text(pg::locked_object_text(wait.tag, picture->names));
     }
 }
 
@@ -320,11 +358,13 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
     auto* path = static_cast<int32*>(palloc(sizeof(int32) * rows.size()));
     MemoryContext row_context = AllocSetContextCreate(
         CurrentMemoryContext, "pg_lockguard lock_tree row", ALLOCSET_DEFAULT_SIZES);
+    SharedWords words = {};
+    words.context = CurrentMemoryContext;
     for (const core::ForestRow& forest_row : rows) {
         CHECK_FOR_INTERRUPTS();
         MemoryContext caller = MemoryContextSwitchTo(row_context);
         const pg::SnapshotSession& session = picture.snapshot.sessions[forest_row.session];
-        Row row;
+        Row row(&words);
         path[forest_row.depth] = session.pid;
         ArrayType* path_array = new_int4_array(static_cast<int>(forest_row.depth) + 1);
         std::copy_n(path, forest_row.depth + 1, int4_elements(path_array));
@@ -340,7 +380,7 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
         row.set(col_blocks, Int32GetDatum(static_cast<int32>(forest_row.blocks)));
         row.set(col_deadlock, BoolGetDatum(forest_row.deadlock));
         if (forest_row.parent != nullptr && forest_row.parent->mode != core::kNoLockMode)
-            row.set_text(col_blocker_mode,
+            row.set_word(col_blocker_mode,
                          GetLockmodeName(DEFAULT_LOCKMETHOD, forest_row.parent->mode));
         set_wait(&row, picture, session);
         set_session(&row, picture, forest_row.session);
