@@ -12,8 +12,8 @@ DATA = $(patsubst $(here)%,%,$(wildcard $(here)sql/pg_lockguard--*.sql))
 # src/sources.txt is the one list of sources, for CMakeLists.txt as well.
 OBJS = $(patsubst %.cpp,%.o,$(shell cat $(here)src/sources.txt))
 
-REGRESS = $(filter-out pg_lockguard--%,$(patsubst $(here)sql/%.sql,%,$(wildcard $(here)sql/*.sql)))
-ISOLATION = $(patsubst $(here)test/isolation/specs/%.spec,%,$(wildcard $(here)test/isolation/specs/*.spec))
+REGRESS := $(filter-out pg_lockguard--%,$(patsubst $(here)sql/%.sql,%,$(wildcard $(here)sql/*.sql)))
+ISOLATION := $(patsubst $(here)test/isolation/specs/%.spec,%,$(wildcard $(here)test/isolation/specs/*.spec))
 ISOLATION_OPTS = --inputdir=$(here)test/isolation
 
 EXTRA_CLEAN = $(OBJS:.o=.d) results output_iso regression.diffs regression.out tmp_check tmp_check_iso log

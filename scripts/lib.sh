@@ -1,0 +1,242 @@
+# shellcheck shell=bash
+# What scripts/test, scripts/demo and the like share. To be sourced.
+#
+# The way it works: the script that the user starts ("outside") installs missing packages, copies
+# the source tree into a new folder under /tmp, and runs a second script there ("inside") as an
+# unprivileged user, because PostgreSQL refuses to run as root. Everything is built, installed and
+# run in that folder: the module goes into a private copy of the PostgreSQL installation, so that
+# the machine's own is not touched. On the way out, however it ends, servers started there are
+# stopped by their recorded pids and the folder is removed.
+
+set -euo pipefail
+
+# Each argument on a line of its own.
+say() { printf '%s\n' "$@"; }
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# ---------------------------------------------------------------------------------------------
+# Outside: packages
+
+# Debian's PostgreSQL for this release, unless one is installed or PG_CONFIG names another.
+debian_pg_major() {
+    local installed
+    installed=$(find /usr/lib/postgresql -mindepth 3 -maxdepth 3 -path '*/bin/postgres' 2>/dev/null |
+        cut -d/ -f5 | sort -n | tail -n 1)
+    if [[ -n $installed ]]; then
+        say "$installed"
+        return
+    fi
+    case $(. /etc/os-release && say "${ID:-}${VERSION_ID:-}") in
+        debian12) say 15 ;;
+        debian13) say 17 ;;
+        *) die "no PostgreSQL is installed and this is neither Debian 12 nor 13: set PG_CONFIG to the pg_config of your PostgreSQL" ;;
+    esac
+}
+
+# The packages for building and running the module. Sets PG_CONFIG.
+need_postgres() {
+    if [[ -n ${PG_CONFIG:-} ]]; then
+        [[ -x $(command -v "$PG_CONFIG") ]] || die "PG_CONFIG=$PG_CONFIG is not a program"
+        need_packages g++ make libfmt-dev
+        return
+    fi
+    local major
+    major=$(debian_pg_major)
+    need_packages "postgresql-$major" "postgresql-server-dev-$major" g++ make libfmt-dev
+    PG_CONFIG=/usr/lib/postgresql/$major/bin/pg_config
+}
+
+missing_packages() {
+    local package
+    for package in $(printf '%s\n' "$@" | sort -u); do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+            printf '%s ' "$package"
+    done
+}
+
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif [[ -t 0 ]]; then
+        sudo "$@"
+    else
+        sudo -n "$@"
+    fi
+}
+
+# Installs the packages that are missing, and nothing where none is.
+need_packages() {
+    local missing log override=/etc/postgresql-common/createcluster.d/lockguard-scripts.conf
+    command -v dpkg-query >/dev/null || die "this script installs Debian packages; needed: $*"
+    missing=$(missing_packages "$@")
+    [[ -n $missing ]] || return 0
+    missing=${missing% }
+    if [[ $(id -u) -ne 0 ]] && { ! command -v sudo >/dev/null || { [[ ! -t 0 ]] && ! sudo -n true 2>/dev/null; }; }; then
+        die "missing packages, and no right to install them: $missing"
+    fi
+    say "installing: $missing"
+    log=$(mktemp /tmp/lockguard-apt.XXXXXX)
+    # A freshly installed server package makes and starts a cluster of its own. Nobody asked for
+    # one: switch that off while we install. A machine with PostgreSQL is left as it is.
+    if ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+        as_root mkdir -p "${override%/*}"
+        say "create_main_cluster = false" | as_root tee "$override" >/dev/null
+    else
+        override=
+    fi
+    local status=0
+    # shellcheck disable=SC2086 # the list of packages is meant to be split
+    { as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } \
+        </dev/null >"$log" 2>&1 || status=$?
+    [[ -z $override ]] || as_root rm -f "$override"
+    if [[ $status -ne 0 ]]; then
+        tail -n 5 "$log" >&2
+        rm -f "$log"
+        die "missing packages, and apt-get could not install them: $missing"
+    fi
+    rm -f "$log"
+}
+
+# ---------------------------------------------------------------------------------------------
+# Outside: the private folder
+
+private_dir=
+inside_group=
+
+# Stops every server whose data directory is in the private folder.
+stop_private_servers() {
+    local pid_file pid waited
+    while IFS= read -r pid_file; do
+        pid=$(head -n 1 "$pid_file" 2>/dev/null) || continue
+        # The pid may have been reused: a postmaster's current directory is its data directory.
+        [[ $pid =~ ^[0-9]+$ && $(readlink "/proc/$pid/cwd" 2>/dev/null) == "${pid_file%/*}" ]] || continue
+        kill -QUIT "$pid" 2>/dev/null || continue
+        for ((waited = 0; waited < 100; waited++)); do
+            [[ -d /proc/$pid ]] || break
+            sleep 0.1
+        done
+    done < <(find "$private_dir" -name postmaster.pid 2>/dev/null)
+}
+
+# shellcheck disable=SC2317 # called by the trap
+leave_private_dir() {
+    local status=$?
+    set +e # nothing here may keep the rest from being cleared
+    trap '' INT TERM HUP
+    if [[ -n $inside_group ]]; then
+        kill -TERM -- "-$inside_group"
+        wait "$inside_group"
+    fi 2>/dev/null
+    if [[ -n $private_dir ]]; then
+        stop_private_servers
+        rm -rf "$private_dir"
+    fi
+    exit "$status"
+}
+
+# run_inside SCRIPT [ARGUMENT...]: runs SCRIPT of a private copy of the source tree as an
+# unprivileged user, with a clean environment. Returns its exit status.
+run_inside() {
+    local source_tree user=() name status=0
+    source_tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    # Under /tmp itself: a socket's path has room for 107 bytes only.
+    private_dir=$(mktemp -d /tmp/lockguard.XXXXXX)
+    trap leave_private_dir EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    mkdir "$private_dir/source" "$private_dir/tmp"
+    # Build results of the user's own tree stay out.
+    tar -C "$source_tree" --exclude=./.git --exclude='./build*' --exclude='*.o' --exclude='*.so' \
+        --exclude='*.d' --exclude=./results --exclude=./output_iso --exclude=./tmp_check -cf - . |
+        tar -C "$private_dir/source" -xf -
+    if [[ $(id -u) -eq 0 ]]; then
+        for name in postgres nobody; do
+            if id -u "$name" >/dev/null 2>&1; then
+                user=(setpriv "--reuid=$name" "--regid=$(id -g "$name")" --clear-groups)
+                chown -R "$name:" "$private_dir"
+                break
+            fi
+        done
+        [[ ${#user[@]} -gt 0 ]] || die "needs an unprivileged user: neither postgres nor nobody exists"
+    fi
+    # In a process group of its own, so that all of it can be told to stop.
+    set -m
+    (
+        cd "$private_dir/source"
+        exec "${user[@]}" env -i PATH="$PATH" HOME="$private_dir" TMPDIR="$private_dir/tmp" \
+            LANG=C.UTF-8 LC_ALL=C.UTF-8 TERM="${TERM:-dumb}" \
+            LOCKGUARD_PRIVATE="$private_dir" PG_CONFIG="${PG_CONFIG:-}" "$@"
+    ) </dev/null &
+    inside_group=$!
+    set +m
+    wait "$inside_group" || status=$?
+    inside_group=
+    return "$status"
+}
+
+# ---------------------------------------------------------------------------------------------
+# Inside: a private PostgreSQL
+
+need_inside() {
+    [[ -n ${LOCKGUARD_PRIVATE:-} ]] || die "is run by another script, not by hand"
+}
+
+jobs_count() { nproc; }
+
+# Copies the installation that PG_CONFIG belongs to, and points PG_CONFIG at the copy. A server
+# finds its own files relative to its program, so the copy keeps their paths below a new root.
+copy_postgres() {
+    local root=$LOCKGUARD_PRIVATE/postgres bindir folder
+    [[ ! -d $root ]] || return 0
+    # Debian's /usr/bin/pg_config is a wrapper; the real one is beside the server.
+    bindir=$("$PG_CONFIG" --bindir)
+    [[ -x $bindir/postgres && -x $bindir/pg_config && -x $bindir/initdb ]] ||
+        die "no PostgreSQL server in $bindir"
+    for folder in "$bindir" "$("$PG_CONFIG" --pkglibdir)" "$("$PG_CONFIG" --sharedir)"; do
+        mkdir -p "$root${folder%/*}"
+        # What is installed there may be readable for its owner alone: leave that out.
+        cp -R --preserve=mode,timestamps,links "$folder" "$root${folder%/*}/"
+    done
+    for folder in "$("$PG_CONFIG" --pkgincludedir)" "$("$PG_CONFIG" --libdir)"; do
+        [[ -e $root$folder ]] || { mkdir -p "$root${folder%/*}" && ln -s "$folder" "$root$folder"; }
+    done
+    PG_CONFIG=$root$bindir/pg_config
+    [[ $("$PG_CONFIG" --pkglibdir) == "$root"* && $("$PG_CONFIG" --sharedir) == "$root"* ]] ||
+        die "this PostgreSQL cannot be moved: its pg_config does not follow a copy"
+    export PG_CONFIG
+    PATH=$root$bindir:$PATH
+}
+
+# Builds the module and installs it into the private PostgreSQL.
+install_lockguard() {
+    copy_postgres
+    make -s -j"$(jobs_count)" PG_CONFIG="$PG_CONFIG" &&
+        make -s install PG_CONFIG="$PG_CONFIG" >/dev/null
+}
+
+# start_private_postgres [CONF_FILE...]: a new server on a socket of its own, without TCP, for the
+# superuser postgres. Sets PGHOST, PGUSER, PGDATABASE, PGDATA.
+start_private_postgres() {
+    export PGDATA=$LOCKGUARD_PRIVATE/data PGHOST=$LOCKGUARD_PRIVATE/socket PGUSER=postgres \
+        PGDATABASE=postgres PGPORT=5432
+    rm -rf "$PGDATA" "$PGHOST"
+    mkdir -m 700 "$PGHOST"
+    initdb --auth=trust --username=postgres --encoding=UTF8 --locale=C.UTF-8 --no-sync \
+        >"$LOCKGUARD_PRIVATE/initdb.log" 2>&1 ||
+        { cat "$LOCKGUARD_PRIVATE/initdb.log"; return 1; }
+    {
+        printf "%s = '%s'\n" listen_addresses '' unix_socket_directories "$PGHOST"
+        [[ $# -eq 0 ]] || cat "$@"
+    } >>"$PGDATA/postgresql.conf"
+    pg_ctl -w -t 60 -l "$LOCKGUARD_PRIVATE/server.log" start >"$LOCKGUARD_PRIVATE/pg_ctl.log" 2>&1 ||
+        { cat "$LOCKGUARD_PRIVATE/pg_ctl.log" "$LOCKGUARD_PRIVATE/server.log"; return 1; }
+}
+
+stop_private_postgres() {
+    pg_ctl -w -t 60 -m fast stop >>"$LOCKGUARD_PRIVATE/pg_ctl.log" 2>&1
+}

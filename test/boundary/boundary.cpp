@@ -1,0 +1,216 @@
+// SQL functions that fail in every way in which C++ and PostgreSQL can fail, through the bridge
+// that the extension uses. For test/tap/001_boundary.pl; never installed.
+#include "pg/bridge.h"
+
+#include <sys/resource.h>
+
+#include <cstdint>
+#include <cstring>
+#include <memory_resource>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+extern "C" {
+#include "utils/builtins.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(boundary_throw);
+PG_FUNCTION_INFO_V1(boundary_try);
+PG_FUNCTION_INFO_V1(boundary_ask_too_much);
+PG_FUNCTION_INFO_V1(boundary_exhaust);
+PG_FUNCTION_INFO_V1(boundary_ereport);
+PG_FUNCTION_INFO_V1(boundary_balance);
+}
+
+namespace {
+
+using lockguard::pg::call_core;
+using lockguard::pg::CoreFailure;
+using lockguard::pg::run_guarded;
+using lockguard::pg::try_core;
+
+// Of this backend, since it loaded the module.
+int64_t made = 0;
+int64_t destroyed = 0;
+int64_t cleanups = 0;
+
+/// Owns memory of the heap as well as of the context, and is counted.
+class Witness {
+  public:
+    explicit Witness(std::pmr::memory_resource& memory)
+        : numbers_(64, 0, &memory), heap_(256, 'x') {
+        ++made;
+    }
+    Witness(const Witness& other)
+        : numbers_(other.numbers_, other.numbers_.get_allocator()), heap_(other.heap_) {
+        ++made;
+    }
+    Witness& operator=(const Witness&) = delete;
+    ~Witness() { ++destroyed; }
+
+  private:
+    std::pmr::vector<std::int64_t> numbers_;
+    std::string heap_;
+};
+
+struct NotAnException {
+    int number;
+};
+
+void throw_kind(const char* kind) {
+    if (std::strcmp(kind, "bad_alloc") == 0)
+        throw std::bad_alloc();
+    if (std::strcmp(kind, "bad_array_new_length") == 0)
+        throw std::bad_array_new_length();
+    if (std::strcmp(kind, "length_error") == 0)
+        throw std::length_error("a length error");
+    if (std::strcmp(kind, "runtime_error") == 0)
+        throw std::runtime_error("a runtime error");
+    if (std::strcmp(kind, "long_message") == 0)
+        throw std::runtime_error(std::string(100000, 'm'));
+    if (std::strcmp(kind, "at") == 0)
+        static_cast<void>(std::vector<int>().at(1));
+    if (std::strcmp(kind, "int") == 0)
+        throw 42;
+    if (std::strcmp(kind, "struct") == 0)
+        throw NotAnException{42};
+}
+
+/// Fails `depth` frames down, with witnesses in every frame and in a container.
+int fail_deep_down(std::pmr::memory_resource& memory, const char* kind, int depth) {
+    Witness witness(memory);
+    std::pmr::vector<Witness> witnesses(&memory);
+    for (int i = 0; i < 3; ++i)
+        witnesses.emplace_back(memory);
+    if (depth > 0)
+        return fail_deep_down(memory, kind, depth - 1) + 1;
+    throw_kind(kind);
+    return 0;
+}
+
+/// Takes memory in ever smaller pieces until not even 64 bytes are left.
+int take_all_memory(std::pmr::memory_resource& memory) {
+    struct Piece {
+        Piece* next;
+        std::size_t bytes;
+    };
+    struct Pieces {
+        std::pmr::memory_resource& memory;
+        Piece* first = nullptr;
+        ~Pieces() {
+            while (first != nullptr) {
+                Piece* piece = first;
+                first = piece->next;
+                memory.deallocate(piece, piece->bytes);
+            }
+        }
+    };
+    Witness witness(memory);
+    Pieces pieces{memory};
+    for (std::size_t bytes = std::size_t{1} << 20; bytes >= 64; bytes /= 4) {
+        try {
+            for (;;) {
+                auto* piece = static_cast<Piece*>(memory.allocate(bytes));
+                std::memset(static_cast<void*>(piece), 1, bytes);
+                *piece = Piece{pieces.first, bytes};
+                pieces.first = piece;
+            }
+        } catch (const std::bad_alloc&) {
+            if (bytes == 64)
+                throw;
+        }
+    }
+    return 0;
+}
+
+rlim_t address_space_in_use() {
+    FILE* file = AllocateFile("/proc/self/statm", "r");
+    unsigned long pages = 0;
+    if (file == nullptr || fscanf(file, "%lu", &pages) != 1)
+        ereport(ERROR, (errmsg("could not read /proc/self/statm")));
+    FreeFile(file);
+    return static_cast<rlim_t>(pages) * static_cast<rlim_t>(getpagesize());
+}
+
+} // namespace
+
+extern "C" {
+
+/// boundary_throw(kind text): throws that kind of exception deep down in the core.
+PGDLLEXPORT Datum boundary_throw(PG_FUNCTION_ARGS) {
+    const char* kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    PG_RETURN_INT32(call_core(CurrentMemoryContext, [kind](std::pmr::memory_resource& memory) {
+        return fail_deep_down(memory, kind, 4);
+    }));
+}
+
+/// boundary_try(kind text) -> text: the same through try_core: says what it noted.
+PGDLLEXPORT Datum boundary_try(PG_FUNCTION_ARGS) {
+    const char* kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    CoreFailure failure = {};
+    int result = try_core(
+        CurrentMemoryContext,
+        [kind](std::pmr::memory_resource& memory) { return fail_deep_down(memory, kind, 4); },
+        &failure);
+    PG_RETURN_TEXT_P(
+        cstring_to_text(psprintf("result %d, failed %d, out of memory %d: %s", result,
+                                 failure.failed, failure.out_of_memory, failure.message)));
+}
+
+/// boundary_ask_too_much(bytes int8): one vector of that size from the context.
+PGDLLEXPORT Datum boundary_ask_too_much(PG_FUNCTION_ARGS) {
+    auto bytes = static_cast<std::size_t>(PG_GETARG_INT64(0));
+    PG_RETURN_INT32(call_core(CurrentMemoryContext, [bytes](std::pmr::memory_resource& memory) {
+        Witness witness(memory);
+        std::pmr::vector<char> huge(&memory);
+        huge.reserve(bytes);
+        return static_cast<int>(huge.capacity() > 0);
+    }));
+}
+
+/// boundary_exhaust(megabytes int4): lets the core use up all memory, after limiting the address
+/// space of this backend to so much more than it has. The limit is lifted again on the way out.
+PGDLLEXPORT Datum boundary_exhaust(PG_FUNCTION_ARGS) {
+    rlimit before;
+    if (getrlimit(RLIMIT_AS, &before) != 0)
+        ereport(ERROR, (errmsg("could not read the limit: %m")));
+    rlimit limited = before;
+    limited.rlim_cur = address_space_in_use() + (static_cast<rlim_t>(PG_GETARG_INT32(0)) << 20);
+    int result = 0;
+    run_guarded(
+        [&limited, &result] {
+            if (setrlimit(RLIMIT_AS, &limited) != 0)
+                ereport(ERROR, (errmsg("could not set the limit: %m")));
+            result = call_core(CurrentMemoryContext, take_all_memory);
+        },
+        [&before] { setrlimit(RLIMIT_AS, &before); });
+    PG_RETURN_INT32(result);
+}
+
+/// boundary_ereport(): core works, then PostgreSQL raises an error of its own with all its parts.
+PGDLLEXPORT Datum boundary_ereport(PG_FUNCTION_ARGS) {
+    run_guarded(
+        [] {
+            int sum = call_core(CurrentMemoryContext, [](std::pmr::memory_resource& memory) {
+                Witness first(memory);
+                Witness second(memory);
+                return 41;
+            });
+            ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg("message %d", sum),
+                            errdetail("detail %d", sum), errhint("hint %d", sum)));
+        },
+        [] { ++cleanups; });
+    PG_RETURN_VOID();
+}
+
+/// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is
+/// still in flight.
+PGDLLEXPORT Datum boundary_balance(PG_FUNCTION_ARGS) {
+    PG_RETURN_TEXT_P(cstring_to_text(psprintf(
+        "made " INT64_FORMAT ", alive " INT64_FORMAT ", cleanups " INT64_FORMAT ", in flight %d",
+        made, made - destroyed, cleanups,
+        std::uncaught_exceptions() != 0 || std::current_exception() != nullptr)));
+}
+}
