@@ -36,8 +36,8 @@ struct PreparedTransaction {
 };
 bool find_prepared_transaction(TransactionId xid, PreparedTransaction* found);
 
-/// Command tag that a query text begins with, such as "ALTER TABLE"; null where it does not begin
-/// with one. Gives away nothing else of the text.
+/// Command tag that a query text begins with, such as "ALTER TABLE", after any BEGIN and SET; null
+/// where it does not begin with one. Gives away nothing else of the text.
 const char* leading_command(const char* query);
 
 } // namespace lockguard::pg

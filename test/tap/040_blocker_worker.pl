@@ -79,15 +79,16 @@ sub idle_holder
 sub blocked_ddl
 {
 	my ($table, %option) = @_;
+	my $before = delete $option{before} // '';
 	my $session = session('postgres', name => 'ddl', %option);
-	$session->{dbh}->do("ALTER TABLE $table ADD COLUMN IF NOT EXISTS more int",
+	$session->{dbh}->do("${before}ALTER TABLE $table ADD COLUMN IF NOT EXISTS more int",
 		{ pg_async => PG_ASYNC });
 	# It may be over already, where the worker was quick.
 	wait_until(
 		"$session->{name} waits", qq{
 		SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $session->{pid} AND NOT granted)
 			OR EXISTS (SELECT FROM pg_stat_activity
-				WHERE pid = $session->{pid} AND state = 'idle' AND query LIKE 'ALTER TABLE %')},
+				WHERE pid = $session->{pid} AND state LIKE 'idle%' AND query LIKE '%ALTER TABLE %')},
 		$session->{node});
 	return $session;
 }
@@ -244,7 +245,8 @@ sub wait_for_look
 	$psql->query_safe("SELECT id FROM $table; SELECT 'a secret'");
 	my $pid = $psql->query_safe('SELECT pg_backend_pid()');
 	my $holder = { pid => $pid, name => 'reader', node => $node };
-	my $ddl = blocked_ddl($table);
+	# The command is named that waits, not the one that the text begins with.
+	my $ddl = blocked_ddl($table, before => '/* release 7 */ BEGIN; SET LOCAL work_mem = 64; ');
 	my ($line) = wait_for_line($holder);
 	wait_gone($holder);
 
