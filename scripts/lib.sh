@@ -238,5 +238,8 @@ start_private_postgres() {
 }
 
 stop_private_postgres() {
-    pg_ctl -w -t 60 -m fast stop >>"$LOCKGUARD_PRIVATE/pg_ctl.log" 2>&1
+    local status=0
+    pg_ctl -w -t 60 -m fast stop >>"$LOCKGUARD_PRIVATE/pg_ctl.log" 2>&1 || status=$?
+    unset PGDATA PGHOST PGUSER PGDATABASE PGPORT
+    return "$status"
 }

@@ -36,6 +36,8 @@ class KeptArray {
     KeptArray(const KeptArray&) = delete;
     KeptArray& operator=(const KeptArray&) = delete;
 
+    // An empty array has no element to ask for.
+    // NOLINTNEXTLINE(clang-analyzer-core.uninitialized.UndefReturn)
     T& operator[](std::size_t i) { return data_[i]; }
     T* data() { return data_; }
 

@@ -86,19 +86,19 @@ struct Picture {
 /// The words that many rows share, each turned into a text once. They are found again by their
 /// address, so only words that never change can be asked for.
 struct SharedWords {
-    static constexpr int capacity = 32;
+    static constexpr int kCapacity = 32;
 
     MemoryContext context; // of the texts
     int count;
-    const char* words[capacity];
-    text* texts[capacity];
+    const char* words[kCapacity];
+    text* texts[kCapacity];
 
     Datum text_of(const char* word) {
         for (int i = 0; i < count; i++) {
             if (words[i] == word)
                 return PointerGetDatum(texts[i]);
         }
-        if (count == capacity)
+        if (count == kCapacity)
             return CStringGetTextDatum(word);
         MemoryContext caller = MemoryContextSwitchTo(context);
         words[count] = word;

@@ -11,7 +11,7 @@ use Test::More;
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "restart_after_crash = off\nautovacuum = off\n");
+$primary->append_conf('postgresql.conf', "restart_after_crash = off\nautovacuum = off\njit = off\n");
 $primary->start;
 $primary->safe_psql('postgres', 'CREATE EXTENSION pg_lockguard');
 $primary->safe_psql('postgres', slurp_file("$FindBin::Bin/lib/lock_tree_checks.sql"));

@@ -53,7 +53,8 @@ sub session
 	my $dsn = sprintf 'dbi:Pg:dbname=%s;host=%s;port=%d;application_name=%s',
 	  $option{database} || 'postgres', $on->host, $on->port, $name;
 	$dsn .= ';replication=database' if $option{walsender};
-	my $dbh = DBI->connect($dsn, $role, '',
+	# The superuser that initdb made is named as the operating system's user, who need not be postgres.
+	my $dbh = DBI->connect($dsn, $role eq 'postgres' ? '' : $role, '',
 		{ RaiseError => 1, PrintError => 0, AutoCommit => 1, AutoInactiveDestroy => 1 });
 	return { dbh => $dbh, pid => $dbh->{pg_pid}, name => $name, node => $on };
 }
