@@ -340,4 +340,22 @@ LockGraph build_lock_graph(const LockTable& table, std::pmr::memory_resource& me
     return GraphBuilder(table, memory).build();
 }
 
+void mark_waiters_behind(const LockGraph& graph, SessionIndex session, std::span<bool> marks) {
+    std::fill(marks.begin(), marks.end(), false);
+    // Edges lead from waiter to blocker, and chains are short: to repeat the walk until nothing
+    // changes is cheaper than to turn the edges round.
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (SessionIndex waiter = 0; waiter < graph.sessions.size(); ++waiter) {
+            if (marks[waiter])
+                continue;
+            const auto edges = graph.blockers_of(waiter);
+            marks[waiter] = std::any_of(edges.begin(), edges.end(), [&](const Edge& edge) {
+                return edge.blocker == session || marks[edge.blocker];
+            });
+            changed |= marks[waiter];
+        }
+    }
+}
+
 } // namespace lockguard::core

@@ -108,4 +108,10 @@ struct LockGraph {
 /// \throws std::bad_alloc
 LockGraph build_lock_graph(const LockTable& table, std::pmr::memory_resource& memory);
 
+/// Sets marks[s] for each session that waits on `session`, directly or through others, and clears
+/// the rest. `session` itself is marked where it is on a cycle. Never throws.
+///
+/// \param marks  one for each of graph.sessions
+void mark_waiters_behind(const LockGraph& graph, SessionIndex session, std::span<bool> marks);
+
 } // namespace lockguard::core

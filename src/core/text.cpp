@@ -258,6 +258,11 @@ std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_res
         text += " on ";
         append_name(text, wait.object);
     }
+    if (wait.kept_waiting > 0) {
+        append(text, ", while {} session{} waited for locks of its transaction, for up to ",
+               wait.kept_waiting, wait.kept_waiting == 1 ? "" : "s");
+        append_duration(text, wait.kept_waiting_for);
+    }
     text += ". ";
     if (wait.culprits.empty()) {
         text += "It was queued behind other requests; nobody holds a conflicting lock any more.";
@@ -280,6 +285,13 @@ std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_res
 std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resource& memory) {
     Text text(&memory);
     const std::string_view again = wait.command.empty() ? "the statement" : wait.command;
+    if (wait.kept_waiting > 0) {
+        append(text,
+               "Roll back and retry the whole transaction, best with {} before any other statement "
+               "that takes locks.",
+               again);
+        return keep_text(text, memory);
+    }
     if (wait.culprits.empty()) {
         append(text,
                "SELECT * FROM lock_tree() shows who blocks whom; run {} again when the requests "
@@ -339,6 +351,54 @@ std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resou
                "whom.",
                again, culprit.pid);
     }
+    return keep_text(text, memory);
+}
+
+std::string_view next_step_text(NextStep step, Microseconds within, bool against_wraparound,
+                                std::pmr::memory_resource& memory) {
+    Text text(&memory);
+    const auto append_limit = [&](std::string_view before) {
+        if (within < 0)
+            return;
+        text += before;
+        append_duration(text, within);
+    };
+    switch (step) {
+    case NextStep::try_locks:
+        text += "takes its locks if they are free";
+        break;
+    case NextStep::await_holders:
+        text += against_wraparound
+                    ? "waits for an autovacuum worker against wraparound, which does not give way"
+                    : "tries again when a holder's transaction ends";
+        append_limit("; looks again within ");
+        break;
+    case NextStep::retry:
+        text += "tries again";
+        append_limit(" within ");
+        break;
+    case NextStep::stand_in_queue:
+        text += "stands in the lock queue";
+        append_limit(" for at most ");
+        break;
+    case NextStep::finish:
+        text += "runs: it has its locks";
+        break;
+    case NextStep::end_holders:
+        text += "ends the sessions that hold the lock";
+        break;
+    }
+    return keep_text(text, memory);
+}
+
+std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_resource& memory) {
+    Text text("pg_lockguard: ended by PID ", &memory);
+    append(text, "{}, whose {} waited ", eviction.pid, eviction.command);
+    append_duration(text, eviction.waited);
+    append(text, " for {}", eviction.lock_mode);
+    if (eviction.relation != 0)
+        append(text, " on relation {}", eviction.relation);
+    text += " (pg_lockguard.ddl_on_timeout = terminate).";
     return keep_text(text, memory);
 }
 

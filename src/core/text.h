@@ -42,6 +42,10 @@ struct FailedWait {
     std::string_view object;    // "public.users", or words for another kind of lock
     Microseconds waited;
     std::span<const Culprit> culprits; // the holders; empty where only the queue stood ahead
+    /// Sessions that wait for what the statement's own transaction holds, and the longest wait
+    /// among them, where that is the reason for the failure.
+    std::uint32_t kept_waiting = 0;
+    Microseconds kept_waiting_for = 0;
 };
 
 /// "ALTER TABLE waited 2.0 s for AccessExclusiveLock on public.users. Blocked by PID 4711 (app
@@ -56,6 +60,33 @@ std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resou
 
 inline constexpr std::size_t kNamedCulprits = 3;
 inline constexpr std::size_t kQueryBytes = 100;
+
+/// What a statement that waits at low priority does next.
+enum class NextStep : std::uint8_t {
+    try_locks,
+    await_holders,
+    retry,
+    stand_in_queue,
+    finish,
+    end_holders
+};
+
+/// "tries again when a holder's transaction ends, at the latest in 250 ms" and the like.
+///
+/// \param within  the latest end of the present step; negative where it is open
+std::string_view next_step_text(NextStep step, Microseconds within, bool against_wraparound,
+                                std::pmr::memory_resource& memory);
+
+/// What the client of a session reads that was ended because a statement's patience was (with
+/// pg_lockguard.ddl_on_timeout = terminate).
+struct Eviction {
+    std::int32_t pid;           // of the session with the statement
+    std::string_view command;   // command tag
+    std::string_view lock_mode; // "AccessExclusiveLock"
+    std::uint32_t relation;     // OID; 0 where it is another kind of lock
+    Microseconds waited;
+};
+std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_resource& memory);
 
 /// A session that the worker ends (or would end), and why.
 struct Termination {

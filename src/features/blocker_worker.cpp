@@ -261,7 +261,8 @@ void act(const Look& look, const core::Termination* terminations, History* histo
         const pg::SnapshotSession& blocked = look.snapshot.sessions[wait.session];
         pg::BlockerIdentity blocker = {victim.procno, victim.pid, victim.lxid,
                                        look.facts[decision.victim].state_start};
-        pg::RequestIdentity request = {wait.procno, blocked.pid, wait.tag, wait.mode};
+        pg::RequestIdentity request = {wait.procno, blocked.pid, wait.tag, wait.mode,
+                                       wait.low_priority};
         if (was_dealt_with(*history, blocker))
             continue;
 

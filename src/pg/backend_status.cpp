@@ -81,8 +81,17 @@ bool read_backend_state(BackendIdentity identity, BackendStateOnly* state) {
     return read_slot(identity, [&](const PgBackendStatus* slot) {
         state->type = slot->st_backendType;
         state->state = slot->st_state;
+        state->xact_start = slot->st_xact_start_timestamp;
         state->state_start = slot->st_state_start_timestamp;
     });
+}
+
+bool is_wraparound_vacuum(BackendIdentity identity) {
+    const PGPROC* proc = GetPGProcByNumber(identity.procno);
+    LWLockAcquire(ProcArrayLock, LW_SHARED);
+    uint8 flags = proc->pid == identity.pid ? ProcGlobal->statusFlags[proc->pgxactoff] : 0;
+    LWLockRelease(ProcArrayLock);
+    return (flags & PROC_IS_AUTOVACUUM) != 0 && (flags & PROC_VACUUM_FOR_WRAPAROUND) != 0;
 }
 
 bool may_see_details(Oid role, NameLookup lookup) {

@@ -32,6 +32,7 @@ struct BackendStatus {
 struct BackendStateOnly {
     BackendType type;
     BackendState state;
+    TimestampTz xact_start; // 0 where not in a transaction
     TimestampTz state_start;
 };
 
@@ -42,6 +43,9 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status);
 
 /// The same for the state alone. Never ereports, never allocates.
 bool read_backend_state(BackendIdentity identity, BackendStateOnly* state);
+
+/// Does this process do an autovacuum that no request for a lock interrupts? Takes ProcArrayLock.
+bool is_wraparound_vacuum(BackendIdentity identity);
 
 /// May the current user see the details of a session of this role: state, query, ages, client
 /// address, wait event? The rule of pg_stat_activity: members of pg_read_all_stats and of the role.

@@ -7,8 +7,8 @@
 //   53200 (out_of_memory), any other exception XX000 (internal_error).
 // - Nothing with a destructor is alive outside call_core(): its result must be trivially
 //   destructible, and memory comes from a memory context, so that a longjmp leaks nothing.
-// - run_guarded() and run_amending() are the only PG_TRYs: they run a clean-up, or add to an error,
-//   and pass the error on.
+// - run_guarded() and run_amending() run a clean-up, or add to an error, and pass the error on.
+//   run_in_subtransaction() is the only one that catches. There is no other PG_TRY.
 #pragma once
 
 #include <cstddef>
@@ -153,6 +153,56 @@ void run_amending(int sqlstate, Body&& body, Amend&& amend, Cleanup&& cleanup) {
         PG_END_TRY();
     };
     run_guarded(amend_error, cleanup);
+}
+
+/// How a subtransaction ended.
+struct SubtransactionEnd {
+    bool kept;        // else it was rolled back
+    ErrorData* error; // why, where that was an error; in the memory context of the call
+};
+
+/// Runs body() in an internal subtransaction, and keeps its effects if it returns true. Else, and
+/// after an error, the subtransaction is rolled back. An error for which expected(const ErrorData*)
+/// is true is returned; any other goes on, whole, with the subtransaction gone: an outer handler,
+/// such as that of a PL/pgSQL block, must find its own on top.
+///
+/// Runs in the memory context and under the resource owner of the call, and leaves both as they
+/// were. Not in parallel mode. expected() must not ereport.
+template <class Body, class Expected>
+SubtransactionEnd run_in_subtransaction(Body&& body, Expected&& expected) {
+    static_assert(std::is_trivially_destructible_v<std::remove_reference_t<Body>> &&
+                      std::is_trivially_destructible_v<std::decay_t<Expected>>,
+                  "a longjmp skips destructors");
+    const MemoryContext context = CurrentMemoryContext;
+    const ResourceOwner owner = CurrentResourceOwner;
+    SubtransactionEnd end = {false, nullptr};
+    BeginInternalSubTransaction(nullptr);
+    MemoryContextSwitchTo(context);
+    auto run_to_end = [&] {
+        end.kept = body();
+        if (end.kept)
+            ReleaseCurrentSubTransaction();
+        else
+            RollbackAndReleaseCurrentSubTransaction();
+    };
+    PG_TRY();
+    { detail::call_in_own_frame(run_to_end); }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        ErrorData* error = CopyErrorData();
+        FlushErrorState();
+        RollbackAndReleaseCurrentSubTransaction();
+        MemoryContextSwitchTo(context);
+        CurrentResourceOwner = owner;
+        if (!expected(static_cast<const ErrorData*>(error)))
+            ReThrowError(error);
+        end = {false, error};
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    CurrentResourceOwner = owner;
+    return end;
 }
 
 } // namespace lockguard::pg

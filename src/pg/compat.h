@@ -13,6 +13,8 @@ extern "C" {
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/ilist.h"
@@ -30,6 +32,7 @@ extern "C" {
 #include "storage/sinvaladt.h"
 #endif
 #include "tcop/cmdtag.h"
+#include "utils/acl.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -168,6 +171,68 @@ inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {
     return ProcNumberGetProc(vxid.procNumber);
 #else
     return BackendIdGetProc(vxid.backendId);
+#endif
+}
+
+/// Is this process, at this moment, in the transaction of that virtual transaction id? Certain only
+/// while the caller holds proc->fpInfoLock.
+inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
+#if PG_VERSION_NUM >= 170000
+    bool same_backend = procno_of(proc) == vxid.procNumber;
+#else
+    bool same_backend = proc->backendId == vxid.backendId;
+#endif
+    return same_backend && proc->fpLocalTransactionId == vxid.localTransactionId;
+}
+
+/// The modes that a process holds on a relation of its own database in its fast-path slots. The
+/// caller holds proc->fpInfoLock. 18 gave a process as many slots as max_locks_per_transaction
+/// needs.
+inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
+#if PG_VERSION_NUM >= 180000
+    const int slots = FastPathLockSlotsPerBackend();
+    auto bits_of = [proc](int slot) {
+        return proc->fpLockBits[slot / FP_LOCK_SLOTS_PER_GROUP] >>
+               (3 * (slot % FP_LOCK_SLOTS_PER_GROUP));
+    };
+#else
+    const int slots = FP_LOCK_SLOTS_PER_BACKEND;
+    auto bits_of = [proc](int slot) { return proc->fpLockBits >> (3 * slot); };
+#endif
+    // Three bits a slot, for AccessShareLock, RowShareLock and RowExclusiveLock.
+    for (int slot = 0; slot < slots; slot++) {
+        uint64 modes = bits_of(slot) & 7;
+        if (modes != 0 && proc->fpRelId[slot] == relation)
+            return static_cast<LOCKMASK>(modes << AccessShareLock);
+    }
+    return 0;
+}
+
+/// Did an earlier statement run in this transaction, one that is none to SQL because the client has
+/// sent no Sync yet? Early releases of 14 and 15 can't tell.
+inline bool is_pipelining() {
+#ifdef XACT_FLAGS_PIPELINING
+    return (MyXactFlags & XACT_FLAGS_PIPELINING) != 0;
+#else
+    return false;
+#endif
+}
+
+// ---- Privileges. 16 has one function for the owners of all kinds of objects.
+
+inline bool owns_relation(Oid relation, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(RelationRelationId, relation, role);
+#else
+    return pg_class_ownercheck(relation, role);
+#endif
+}
+
+inline bool owns_schema(Oid schema, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(NamespaceRelationId, schema, role);
+#else
+    return pg_namespace_ownercheck(schema, role);
 #endif
 }
 

@@ -36,14 +36,6 @@ core::Microseconds age(TimestampTz since) {
     return since == 0 ? -1 : GetCurrentTimestamp() - since;
 }
 
-/// Does this process do an autovacuum that no request for a lock interrupts?
-bool is_wraparound_vacuum(const PGPROC* proc, int pid) {
-    LWLockAcquire(ProcArrayLock, LW_SHARED);
-    uint8 flags = proc->pid == pid ? ProcGlobal->statusFlags[proc->pgxactoff] : 0;
-    LWLockRelease(ProcArrayLock);
-    return (flags & PROC_IS_AUTOVACUUM) != 0 && (flags & PROC_VACUUM_FOR_WRAPAROUND) != 0;
-}
-
 Found describe_session(const PGPROC* proc, int pid, const Search& search) {
     Found found = {};
     core::Culprit& culprit = found.culprit;
@@ -58,7 +50,8 @@ Found describe_session(const PGPROC* proc, int pid, const Search& search) {
     culprit.role = view_of(role_name(status.role, search.lookup));
     if (status.type != B_BACKEND)
         culprit.process = view_of(backend_type_name(status.type, pid));
-    culprit.against_wraparound = status.type == B_AUTOVAC_WORKER && is_wraparound_vacuum(proc, pid);
+    culprit.against_wraparound =
+        status.type == B_AUTOVAC_WORKER && is_wraparound_vacuum({compat::procno_of(proc), pid});
     if (status.xact_start != 0)
         found.xact_start = status.xact_start;
     // Both: VACUUM and CREATE INDEX CONCURRENTLY keep their locks from one transaction to the next.

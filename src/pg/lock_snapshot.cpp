@@ -1,5 +1,10 @@
 #include "pg/lock_snapshot.h"
 
+#include <algorithm>
+
+#include "pg/lock_holders.h"
+#include "pg/shared_state.h"
+
 extern "C" {
 #include "storage/predicate_internals.h"
 }
@@ -327,6 +332,66 @@ void copy_safe_snapshot_waits(int expected, SafeSnapshotWaits* waits) {
     }
 }
 
+/// A wait outside of the queue, and who holds what it is after.
+struct LowPriorityWaiter {
+    RawSession session;
+    LowPriorityWait wait;
+    std::span<const LockHolder> holders;
+};
+
+struct LowPriorityWaiters {
+    LowPriorityWaiter* waiters;
+    int count;
+    int holder_count; // of all of them
+};
+
+bool is_outside_of_queue(WaitPhase phase) {
+    return phase != WaitPhase::queued && phase != WaitPhase::running;
+}
+
+bool anybody_waits_at_low_priority() {
+    LowPriorityWait wait;
+    for (int i = 0; i < MaxBackends; i++) {
+        if (read_low_priority_wait(i, &wait) && is_outside_of_queue(wait.phase))
+            return true;
+    }
+    return false;
+}
+
+/// Is it a sleep on somebody's transaction?
+bool is_sleep(const LOCKTAG& tag) {
+    return tag.locktag_type == LOCKTAG_VIRTUALTRANSACTION ||
+           tag.locktag_type == LOCKTAG_TRANSACTION;
+}
+
+/// Asked for after the partition locks are released. One for whose lock nobody is found stays as it
+/// is in the copy.
+void copy_low_priority_waits(LowPriorityWaiters* found) {
+    *found = {};
+    LowPriorityWait wait;
+    for (int i = 0; i < MaxBackends; i++) {
+        if (!read_low_priority_wait(i, &wait) || !is_outside_of_queue(wait.phase))
+            continue;
+        std::span<const LockHolder> holders = find_lock_holders(wait.tag, wait.mode, i);
+        if (holders.empty())
+            continue;
+        if (found->waiters == nullptr)
+            found->waiters = static_cast<LowPriorityWaiter*>(
+                palloc(sizeof(LowPriorityWaiter) * static_cast<Size>(MaxBackends)));
+        LowPriorityWaiter* waiter = &found->waiters[found->count++];
+        copy_lone_session(GetPGProcByNumber(i), wait.pid, &waiter->session);
+        waiter->wait = wait;
+        waiter->holders = holders;
+        found->holder_count += static_cast<int>(holders.size());
+    }
+}
+
+bool waits_at_low_priority(const LowPriorityWaiters& waiters, int procno) {
+    return std::any_of(
+        waiters.waiters, waiters.waiters + waiters.count,
+        [procno](const LowPriorityWaiter& waiter) { return waiter.session.procno == procno; });
+}
+
 /// Enters a wait, and makes it its session's own where that has none that began earlier.
 void add_wait(LockSnapshot* snapshot, const SnapshotWait& wait) {
     SnapshotSession* session = &snapshot->sessions[wait.session];
@@ -338,17 +403,20 @@ void add_wait(LockSnapshot* snapshot, const SnapshotWait& wait) {
 }
 
 /// Turns the raw copy into the core's plain tables.
-void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe, LockSnapshot* snapshot) {
+void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe,
+                  const LowPriorityWaiters& low_priority, LockSnapshot* snapshot) {
     SessionTable sessions(snapshot, copy.holders.count + copy.waiters.count + safe.waiter_count +
-                                        safe.pair_count);
+                                        safe.pair_count + low_priority.count +
+                                        low_priority.holder_count);
     auto* locks = static_cast<core::Lock*>(palloc(sizeof(core::Lock) * copy.locks.count));
     auto* holders = static_cast<core::Holder*>(
         MemoryContextAllocHuge(CurrentMemoryContext, sizeof(core::Holder) * copy.holders.count));
     auto* waiters = static_cast<core::Waiter*>(palloc(sizeof(core::Waiter) * copy.waiters.count));
-    auto* direct =
-        static_cast<core::DirectWait*>(palloc(sizeof(core::DirectWait) * safe.pair_count));
+    auto* direct = static_cast<core::DirectWait*>(palloc(
+        sizeof(core::DirectWait) * static_cast<Size>(safe.pair_count + low_priority.holder_count)));
     snapshot->waits = static_cast<SnapshotWait*>(
-        palloc(sizeof(SnapshotWait) * (copy.waiters.count + safe.waiter_count)));
+        palloc(sizeof(SnapshotWait) *
+               static_cast<Size>(copy.waiters.count + safe.waiter_count + low_priority.count)));
 
     // A wait may be so young that its start is not published yet: then it starts now.
     TimestampTz now = GetCurrentTimestamp();
@@ -360,9 +428,14 @@ void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe, LockSnapsh
         for (int j = raw.first_waiter; j < raw.first_waiter + raw.waiter_count; j++) {
             const RawWaiter& waiter = copy.waiters.elements[j];
             auto mode = static_cast<core::LockMode>(waiter.wanted);
+            if (is_sleep(raw.tag) && waits_at_low_priority(low_priority, waiter.procno)) {
+                waiters[j] = {sessions.place(waiter.session), core::kNoLockMode}; // see below
+                continue;
+            }
             waiters[j] = {sessions.place(waiter.session), mode};
             TimestampTz start = waiter.wait_start == 0 ? now : waiter.wait_start;
-            add_wait(snapshot, {waiters[j].session, waiter.procno, raw.tag, mode, start, false});
+            add_wait(snapshot,
+                     {waiters[j].session, waiter.procno, raw.tag, mode, start, false, false});
         }
     }
     for (int i = 0; i < copy.holders.count; i++) {
@@ -371,25 +444,38 @@ void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe, LockSnapsh
     }
     for (int i = 0; i < safe.waiter_count; i++) {
         const RawSession& waiter = safe.waiters[i];
-        add_wait(snapshot, {sessions.place(waiter), waiter.procno, {}, core::kNoLockMode, 0, true});
+        add_wait(snapshot,
+                 {sessions.place(waiter), waiter.procno, {}, core::kNoLockMode, 0, true, false});
     }
     for (int i = 0; i < safe.pair_count; i++)
         direct[i] = {sessions.place(safe.waiters[safe.pairs[i].waiter]),
                      sessions.place(safe.pairs[i].blocker), core::kNoLockMode};
+    int direct_count = safe.pair_count;
+    for (int i = 0; i < low_priority.count; i++) {
+        const LowPriorityWaiter& waiter = low_priority.waiters[i];
+        core::SessionIndex session = sessions.place(waiter.session);
+        add_wait(snapshot, {session, waiter.session.procno, waiter.wait.tag,
+                            static_cast<core::LockMode>(waiter.wait.mode), waiter.wait.started_at,
+                            false, true});
+        for (const LockHolder& holder : waiter.holders) {
+            RawSession raw = {holder.procno, holder.pid, holder.lxid, holder.xid};
+            direct[direct_count++] = {session, sessions.place(raw), holder.mode};
+        }
+    }
 
     auto size = [](int count) { return static_cast<std::size_t>(count); };
     snapshot->table = {{snapshot->core_sessions, size(sessions.count())},
                        {locks, size(copy.locks.count)},
                        {holders, size(copy.holders.count)},
                        {waiters, size(copy.waiters.count)},
-                       {direct, size(safe.pair_count)}};
+                       {direct, size(direct_count)}};
 }
 
 } // namespace
 
 bool anybody_waits() {
     WaitCounts counts = count_waits();
-    return counts.heavyweight > 0 || counts.safe_snapshot > 0;
+    return counts.heavyweight > 0 || counts.safe_snapshot > 0 || anybody_waits_at_low_priority();
 }
 
 bool take_lock_snapshot(LockSnapshot* snapshot) {
@@ -397,12 +483,14 @@ bool take_lock_snapshot(LockSnapshot* snapshot) {
     WaitCounts expected = count_waits();
     RawCopy copy = {};
     SafeSnapshotWaits safe;
+    LowPriorityWaiters low_priority;
     if (expected.heavyweight > 0)
         snapshot->locks_held_ns = copy_all_locks(expected.heavyweight, &copy);
     copy_safe_snapshot_waits(expected.safe_snapshot, &safe);
-    if (copy.locks.count == 0 && safe.waiter_count == 0)
+    copy_low_priority_waits(&low_priority);
+    if (copy.locks.count == 0 && safe.waiter_count == 0 && low_priority.count == 0)
         return false;
-    build_tables(copy, safe, snapshot);
+    build_tables(copy, safe, low_priority, snapshot);
     return true;
 }
 

@@ -1,5 +1,11 @@
 // One consistent copy of the lock manager's wait-for graph.
 //
+// A statement that waits at low priority stands in no queue of the lock that it is after: it sleeps
+// on the transaction of one holder after the other, or not at all. Where it shows its wait
+// (shared_state), the graph has that wait instead: for the lock itself, on everybody who holds it.
+// So its blockers are not those of pg_blocking_pids(), which knows of the one sleep alone. Who
+// holds the lock is asked a moment after the copy was taken.
+//
 // Lock order: all partition locks of the lock table, LW_SHARED, in index order; nothing else is
 // taken or allocated while they are held, and no error can be raised.
 #pragma once
@@ -30,6 +36,7 @@ struct SnapshotWait {
     core::LockMode mode;
     TimestampTz wait_start;
     bool safe_snapshot; // waits for a safe snapshot; tag and mode mean nothing
+    bool low_priority;  // waits outside of the lock's queue
 };
 
 struct LockSnapshot {
@@ -41,8 +48,9 @@ struct LockSnapshot {
     uint64 locks_held_ns; // how long the partition locks were held
 };
 
-/// Is there anybody who waits for a heavyweight lock, or for a safe snapshot? Looks without a lock:
-/// a wait that begins or ends in this very moment may be missed or reported.
+/// Is there anybody who waits for a heavyweight lock, in its queue or at low priority, or for a
+/// safe snapshot? Looks without a lock: a wait that begins or ends in this very moment may be
+/// missed or reported.
 bool anybody_waits();
 
 /// Takes the copy. Everything is allocated in the current memory context. Returns false where

@@ -46,6 +46,14 @@ CommandSet guarded_commands;
 constexpr config_enum_entry kDdlModes[] = {
     {"off", static_cast<int>(DdlMode::off), false},
     {"lock_timeout", static_cast<int>(DdlMode::lock_timeout), false},
+    {"low_priority", static_cast<int>(DdlMode::low_priority), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kDdlOnTimeout[] = {
+    {"error", static_cast<int>(DdlOnTimeout::error), false},
+    {"queue", static_cast<int>(DdlOnTimeout::queue), false},
+    {"terminate", static_cast<int>(DdlOnTimeout::terminate), false},
     {nullptr, 0, false},
 };
 
@@ -131,17 +139,29 @@ bool is_guarded_command(CommandTag tag) {
 }
 
 void define_settings() {
-    DefineCustomEnumVariable("pg_lockguard.ddl_mode",
-                             "How guarded statements wait for their locks.",
-                             "off: as plain PostgreSQL. lock_timeout: with lock_timeout set to "
-                             "pg_lockguard.ddl_lock_timeout.",
-                             &settings.ddl_mode, static_cast<int>(DdlMode::lock_timeout), kDdlModes,
-                             PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_mode", "How guarded statements wait for their locks.",
+        "off: as plain PostgreSQL. lock_timeout: with lock_timeout set to "
+        "pg_lockguard.ddl_lock_timeout. low_priority: outside of the lock queues, so that nobody "
+        "waits behind them.",
+        &settings.ddl_mode, static_cast<int>(DdlMode::low_priority), kDdlModes, PGC_SUSET, 0,
+        nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.ddl_lock_timeout",
         "The longest that a guarded statement stands in any lock queue at one time.", nullptr,
         &settings.ddl_lock_timeout, 500, 1, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr,
         nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.ddl_max_wait", "The longest that a guarded statement waits at low priority.",
+        "0 means no limit. The session's lock_timeout bounds it as well.", &settings.ddl_max_wait,
+        0, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_on_timeout",
+        "What a guarded statement does after pg_lockguard.ddl_max_wait.",
+        "error: it fails. queue: it waits in the lock queue, as in plain PostgreSQL. terminate: it "
+        "ends the sessions that hold the lock, and goes.",
+        &settings.ddl_on_timeout, static_cast<int>(DdlOnTimeout::error), kDdlOnTimeout, PGC_SUSET,
+        0, nullptr, nullptr, nullptr);
     DefineCustomStringVariable(
         "pg_lockguard.ddl_commands", "The commands that are guarded, by command tag.",
         "A list separated by commas, such as \"ALTER TABLE, DROP TABLE\".", &settings.ddl_commands,

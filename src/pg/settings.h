@@ -5,14 +5,17 @@
 
 namespace lockguard::pg {
 
-enum class DdlMode : int { off, lock_timeout };
+enum class DdlMode : int { off, lock_timeout, low_priority };
+enum class DdlOnTimeout : int { error, queue, terminate };
 enum class BlockerAction : int { off, log, terminate };
 
 struct Settings {
     // The guard (SUSET)
     // From 16 a server built with assertions wants an enum's variable to begin with its default.
-    int ddl_mode = static_cast<int>(DdlMode::lock_timeout);
+    int ddl_mode = static_cast<int>(DdlMode::low_priority);
     int ddl_lock_timeout; // ms
+    int ddl_max_wait;     // ms; 0: no limit
+    int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
     // The worker (SIGHUP)
     int blocker_action;   // a BlockerAction
@@ -21,6 +24,7 @@ struct Settings {
     int worker_interval;  // ms
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
+    DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
 };
 

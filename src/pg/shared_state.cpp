@@ -17,11 +17,19 @@ struct TerminationNotice {
     char detail[kNoticeDetailBytes];
 };
 
+/// What a backend shows of its wait at low priority. One for each PGPROC that can belong to a
+/// client backend; written by that one alone.
+struct LowPrioritySlot {
+    slock_t lock;         // guards all below; held for a copy, nothing else
+    LowPriorityWait wait; // pid is 0 where there is none
+};
+
 /// Process-local: where this process finds the shared parts. Set by the postmaster before the first
 /// fork and inherited (or set again, where processes do not fork).
 struct {
-    TerminationNotice* notices; // notice_count of them, by procno; null where not preloaded
-    int notice_count;           // never changes
+    TerminationNotice* notices; // slot_count of them, by procno; null where not preloaded
+    LowPrioritySlot* waits;     // likewise
+    int slot_count;             // never changes
 } state;
 
 shmem_startup_hook_type previous_shmem_startup_hook;
@@ -30,8 +38,14 @@ Size notices_size(int count) {
     return mul_size(sizeof(TerminationNotice), count);
 }
 
+Size waits_size(int count) {
+    return mul_size(sizeof(LowPrioritySlot), count);
+}
+
 void request() {
-    RequestAddinShmemSpace(notices_size(compat::max_backends()));
+    int count = compat::max_backends();
+    RequestAddinShmemSpace(notices_size(count));
+    RequestAddinShmemSpace(waits_size(count));
 }
 
 /// Creates each part, or finds what an earlier process has created.
@@ -40,7 +54,7 @@ void start_up() {
         previous_shmem_startup_hook();
 
     // PGPROCs of auxiliary processes and prepared transactions stand behind the first MaxBackends;
-    // neither can be ended.
+    // neither can be ended, and neither runs DDL.
     int count = compat::max_backends();
 
     LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
@@ -55,17 +69,32 @@ void start_up() {
             notices[i].detail[0] = '\0';
         }
     }
+    auto* waits = static_cast<LowPrioritySlot*>(
+        ShmemInitStruct("pg_lockguard low-priority waits", waits_size(count), &found));
+    if (!found) {
+        for (int i = 0; i < count; i++) {
+            SpinLockInit(&waits[i].lock);
+            waits[i].wait = {};
+        }
+    }
     LWLockRelease(AddinShmemInitLock);
 
     state.notices = notices;
-    state.notice_count = count;
+    state.waits = waits;
+    state.slot_count = count;
 }
 
 /// The slot of a PGPROC; null where there is none.
 TerminationNotice* notice_of(int procno) {
-    if (state.notices == nullptr || procno < 0 || procno >= state.notice_count)
+    if (state.notices == nullptr || procno < 0 || procno >= state.slot_count)
         return nullptr;
     return &state.notices[procno];
+}
+
+LowPrioritySlot* wait_of(int procno) {
+    if (state.waits == nullptr || procno < 0 || procno >= state.slot_count)
+        return nullptr;
+    return &state.waits[procno];
 }
 
 bool is_for(const TerminationNotice& notice, int pid, LocalTransactionId lxid) {
@@ -128,6 +157,36 @@ bool take_termination_notice(int procno, int pid, LocalTransactionId lxid,
     }
     SpinLockRelease(&notice->lock);
     return found;
+}
+
+void publish_low_priority_wait(const LowPriorityWait& wait) {
+    LowPrioritySlot* slot = wait_of(compat::procno_of(MyProc));
+    if (slot == nullptr)
+        return;
+    SpinLockAcquire(&slot->lock);
+    slot->wait = wait;
+    SpinLockRelease(&slot->lock);
+}
+
+void withdraw_low_priority_wait() {
+    LowPrioritySlot* slot = wait_of(compat::procno_of(MyProc));
+    if (slot == nullptr)
+        return;
+    SpinLockAcquire(&slot->lock);
+    slot->wait.pid = 0;
+    SpinLockRelease(&slot->lock);
+}
+
+bool read_low_priority_wait(int procno, LowPriorityWait* wait) {
+    LowPrioritySlot* slot = wait_of(procno);
+    // Most have none, and whoever has missed one that begins just now is only a moment early.
+    if (slot == nullptr || *const_cast<volatile int*>(&slot->wait.pid) == 0)
+        return false;
+    SpinLockAcquire(&slot->lock);
+    *wait = slot->wait;
+    SpinLockRelease(&slot->lock);
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    return wait->pid != 0 && wait->pid == proc->pid && wait->lxid == compat::lxid_of(proc);
 }
 
 } // namespace lockguard::pg

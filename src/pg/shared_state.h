@@ -20,6 +20,46 @@ bool shared_state_available();
 /// shared_preload_libraries, where the shared memory does not exist.
 void require_shared_state();
 
+/// What a statement that waits at low priority does at the moment.
+enum class WaitPhase : uint8 {
+    trying,      // takes its locks, if they are free
+    waiting,     // sleeps until a holder's transaction ends
+    backing_off, // sleeps a little: nobody who holds the lock was found
+    queued,      // stands in the queue of the lock, for a moment
+    running,     // has all locks that it knows of, and works
+    terminating, // ends the sessions that hold the lock
+};
+
+/// A statement that waits at low priority, as others may see it: outside of the queue of the lock
+/// that it is after, so that the lock manager knows nothing of it.
+struct LowPriorityWait {
+    int pid;
+    LocalTransactionId lxid; // of its transaction: with pid, what makes it certain
+    Oid database;
+    Oid role; // the authenticated one
+    CommandTag command;
+    LOCKTAG tag; // the lock that was not to be had
+    LOCKMODE mode;
+    WaitPhase phase;
+    bool against_wraparound; // a holder is an autovacuum worker that does not give way
+    uint32 attempts;
+    TimestampTz started_at;
+    TimestampTz deadline;  // 0 where there is none
+    TimestampTz phase_end; // the latest end of this phase; 0 where it is open
+    int64 longest_stall;   // µs: nobody was kept waiting longer than this
+};
+
+/// Shows this backend's wait, in place of what it showed before. Takes a spinlock for the time of
+/// copying; never ereports. Without shared memory it does nothing.
+void publish_low_priority_wait(const LowPriorityWait& wait);
+
+/// Shows nothing any more. Never ereports.
+void withdraw_low_priority_wait();
+
+/// The wait of that PGPROC, where it has one. A slot that a process has left behind is not
+/// believed: its pid and transaction must still be those of the PGPROC. Never ereports.
+bool read_low_priority_wait(int procno, LowPriorityWait* wait);
+
 /// Leaves word for a session that is about to be sent SIGTERM: why it is ended. A later notice for
 /// the same PGPROC replaces an earlier one. Takes a spinlock for the time of copying the text;
 /// never ereports, so that it may be called under an LWLock. Without shared memory it does nothing.

@@ -1,5 +1,6 @@
 #include "pg/termination.h"
 
+#include <algorithm>
 #include <csignal>
 
 #include "pg/backend_status.h"
@@ -57,6 +58,15 @@ bool send_sigterm(int pid) {
 #endif
 }
 
+/// The last thing to ask: has it been idle all the time?
+TerminationResult check_state(const BlockerIdentity& blocker) {
+    BackendStateOnly state;
+    if (!read_backend_state({blocker.procno, blocker.pid}, &state) ||
+        !is_idle_in_transaction(state.state) || state.state_start != blocker.state_start)
+        return TerminationResult::no_longer_idle;
+    return TerminationResult::signaled;
+}
+
 /// Is the session still the one that was judged, and does it still block the request? The caller
 /// holds the partition's lock.
 ///
@@ -80,12 +90,7 @@ TerminationResult check(const BlockerIdentity& blocker, const RequestIdentity& r
     if (victim->pid != blocker.pid || compat::lxid_of(victim) != blocker.lxid)
         return TerminationResult::other_transaction;
 
-    BackendStateOnly state;
-    if (!read_backend_state({blocker.procno, blocker.pid}, &state) ||
-        !is_idle_in_transaction(state.state) || state.state_start != blocker.state_start)
-        return TerminationResult::no_longer_idle;
-
-    return TerminationResult::signaled;
+    return check_state(blocker);
 }
 
 /// Leaves the notice and sends the signal. The caller still holds the lock under which it has
@@ -99,6 +104,35 @@ TerminationResult leave_word_and_signal(const BlockerIdentity& blocker, const ch
     return TerminationResult::signal_failed;
 }
 
+/// As check(), for a request at low priority. The caller holds the victim's fpInfoLock, and has
+/// seen the victim's transaction hold the lock after the state was judged.
+///
+/// That lock keeps the process in its transaction (see signal_in_transaction()). It was idle when
+/// it was judged and has been idle since, by its state: so it still holds what it held in between.
+/// A process gives a lock back before the end of its transaction only at a command, such as
+/// ROLLBACK TO SAVEPOINT.
+TerminationResult check_low_priority(const BlockerIdentity& blocker,
+                                     const RequestIdentity& request) {
+    LowPriorityWait wait;
+    if (!read_low_priority_wait(request.procno, &wait) || wait.pid != request.pid ||
+        memcmp(&wait.tag, &request.tag, sizeof(LOCKTAG)) != 0 || wait.mode != request.mode)
+        return TerminationResult::request_gone;
+    const PGPROC* victim = GetPGProcByNumber(blocker.procno);
+    if (victim->pid != blocker.pid || victim->fpLocalTransactionId != blocker.lxid)
+        return TerminationResult::other_transaction;
+    return check_state(blocker);
+}
+
+/// Is it seen among those that hold a conflicting mode?
+bool is_among_holders(const BlockerIdentity& blocker, const RequestIdentity& request) {
+    int count;
+    const VirtualTransactionId* vxids = GetLockConflicts(&request.tag, request.mode, &count);
+    return std::any_of(vxids, vxids + count, [&blocker](VirtualTransactionId vxid) {
+        const PGPROC* proc = compat::proc_of_vxid(vxid);
+        return proc == GetPGProcByNumber(blocker.procno) && vxid.localTransactionId == blocker.lxid;
+    });
+}
+
 /// Checks, and signals where there is a detail to leave.
 TerminationResult check_and_signal(const BlockerIdentity& blocker, const RequestIdentity& request,
                                    const char* detail) {
@@ -106,17 +140,53 @@ TerminationResult check_and_signal(const BlockerIdentity& blocker, const Request
     if (blocker.pid <= 0 || request.pid <= 0 || blocker.lxid == InvalidLocalTransactionId)
         return TerminationResult::other_transaction;
 
+    if (request.low_priority && !is_among_holders(blocker, request))
+        return TerminationResult::lock_released;
     uint32 hash = LockTagHashCode(&request.tag);
-    LWLock* partition_lock = LockHashPartitionLock(hash);
-    LWLockAcquire(partition_lock, LW_SHARED);
-    TerminationResult result = check(blocker, request, static_cast<int>(LockHashPartition(hash)));
+    LWLock* guarding_lock = request.low_priority ? &GetPGProcByNumber(blocker.procno)->fpInfoLock
+                                                 : LockHashPartitionLock(hash);
+    LWLockAcquire(guarding_lock, LW_SHARED);
+    TerminationResult result =
+        request.low_priority ? check_low_priority(blocker, request)
+                             : check(blocker, request, static_cast<int>(LockHashPartition(hash)));
     if (result == TerminationResult::signaled && detail != nullptr)
         result = leave_word_and_signal(blocker, detail);
-    LWLockRelease(partition_lock);
+    LWLockRelease(guarding_lock);
     return result;
 }
 
+/// Calls send(proc) while the process is held in that transaction: to end it, a process must first
+/// release its virtual transaction id, for which it needs its fpInfoLock exclusive. Until then its
+/// pid is in nobody else's hands.
+template <class Send>
+bool signal_in_transaction(VirtualTransactionId vxid, Send send) {
+    PGPROC* proc = compat::proc_of_vxid(vxid);
+    if (proc == nullptr)
+        return false;
+    LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
+    // kill(0) would reach the whole server.
+    bool sent = compat::is_in_transaction(proc, vxid) && proc->pid > 0 && send(proc);
+    LWLockRelease(&proc->fpInfoLock);
+    return sent;
+}
+
 } // namespace
+
+bool cancel_transaction(VirtualTransactionId vxid) {
+    return signal_in_transaction(vxid,
+                                 [](const PGPROC* proc) { return kill(proc->pid, SIGINT) == 0; });
+}
+
+bool terminate_transaction(VirtualTransactionId vxid, const char* detail) {
+    return signal_in_transaction(vxid, [vxid, detail](const PGPROC* proc) {
+        int procno = compat::procno_of(proc);
+        post_termination_notice(procno, proc->pid, vxid.localTransactionId, detail);
+        if (send_sigterm(proc->pid))
+            return true;
+        withdraw_termination_notice(procno, proc->pid, vxid.localTransactionId);
+        return false;
+    });
+}
 
 TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
                                     const char* detail) {

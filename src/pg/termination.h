@@ -4,7 +4,11 @@
 // to another. terminate_blocker() closes that gap: it looks again while it holds the one lock
 // without which the session cannot give its blocking lock back.
 //
-// Lock order: the partition lock of the awaited lock, LW_SHARED, then the spinlock of the notice.
+// For a request that stands in no queue, the lock without which the session can't end its
+// transaction takes that place.
+//
+// Lock order: the partition lock of the awaited lock, or the session's fpInfoLock, LW_SHARED; then
+// the spinlock of the notice or of the published wait.
 #pragma once
 
 #include "pg/compat.h"
@@ -19,12 +23,13 @@ struct BlockerIdentity {
     TimestampTz state_start; // since when it has been idle in transaction
 };
 
-/// The request that it blocks: somebody queues for a mode of a lock.
+/// The request that it blocks: somebody waits for a mode of a lock.
 struct RequestIdentity {
     int procno; // of the process that waits
     int pid;
     LOCKTAG tag;
     LOCKMODE mode;
+    bool low_priority; // outside of the lock's queue, as it shows in shared_state
 };
 
 enum class TerminationResult {
@@ -39,7 +44,8 @@ enum class TerminationResult {
 /// Sends SIGTERM to the session, and leaves word of the reason for it (shared_state), if at this
 /// moment the request still waits, and the session still holds a conflicting mode, in the same
 /// transaction, in the same state of being idle in transaction. Otherwise it does nothing and says
-/// what has changed. Checks no privileges. Never ereports.
+/// what has changed. Checks no privileges. Ereports, out of memory, for a request at low priority
+/// only, and before it has done anything.
 ///
 /// \param detail  what the victim's client is to read
 TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
@@ -48,6 +54,15 @@ TerminationResult terminate_blocker(const BlockerIdentity& blocker, const Reques
 /// The same without notice and signal: would it do it?
 TerminationResult rehearse_termination(const BlockerIdentity& blocker,
                                        const RequestIdentity& request);
+
+/// Asks the process that is in this very transaction, if it still is, to cancel what it does
+/// (SIGINT). Returns whether it was. Never ereports. Takes the process's fpInfoLock.
+bool cancel_transaction(VirtualTransactionId vxid);
+
+/// Ends the session that is in this very transaction, if it still is, and leaves word of the reason
+/// for it. Checks no privileges. Returns whether it was sent SIGTERM. Never ereports. Takes the
+/// process's fpInfoLock and under it the spinlock of the notice.
+bool terminate_transaction(VirtualTransactionId vxid, const char* detail);
 
 /// The result in words, after "PID n is left alone: ".
 const char* termination_result_text(TerminationResult result);

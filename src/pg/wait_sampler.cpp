@@ -101,4 +101,9 @@ bool failed_lock_wait(FailedLockWait* wait) {
     return true;
 }
 
+bool is_lock_timeout(const ErrorData* error) {
+    return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && error->message_id != nullptr &&
+           strcmp(error->message_id, "canceling statement due to lock timeout") == 0;
+}
+
 } // namespace lockguard::pg

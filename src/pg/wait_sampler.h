@@ -35,4 +35,9 @@ void stop_wait_sampling(WaitSampling sampling);
 /// error. Returns false where nobody looked during that wait.
 bool failed_lock_wait(FailedLockWait* wait);
 
+/// Is this the lock manager's own "canceling statement due to lock timeout"? The ids of messages
+/// are not translated. NOWAIT, and an error that came from elsewhere, such as through dblink, are
+/// worded differently.
+bool is_lock_timeout(const ErrorData* error);
+
 } // namespace lockguard::pg

@@ -16,6 +16,7 @@ restart_after_crash = off
 max_prepared_transactions = 10
 autovacuum = off
 log_lock_waits = on
+pg_lockguard.ddl_mode = lock_timeout
 pg_lockguard.ddl_lock_timeout = '20ms'
 });
 $node->start;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <ostream>
 #include <random>
 #include <vector>
@@ -406,6 +407,44 @@ TEST(LockGraphSizeTest, MemoryIsLinearWhereEdgesAreFew) {
     const LockGraph graph = build_lock_graph(tables.table(), memory);
     EXPECT_EQ(graph.edges.size(), std::size_t{2} * kReaders);
     EXPECT_LT(memory.peak_bytes(), (graph.sessions.size() + graph.edges.size()) * 100);
+}
+
+std::vector<SessionIndex> behind(const TableBuilder& tables, SessionIndex session) {
+    TestMemory memory;
+    const LockGraph graph = build_lock_graph(tables.table(), memory);
+    const auto marks = std::make_unique<bool[]>(graph.sessions.size());
+    std::fill_n(marks.get(), graph.sessions.size(), true); // what stood there does not count
+    mark_waiters_behind(graph, session, {marks.get(), graph.sessions.size()});
+    std::vector<SessionIndex> marked;
+    for (SessionIndex s = 0; s < graph.sessions.size(); ++s) {
+        if (marks[s])
+            marked.push_back(s);
+    }
+    return marked;
+}
+
+TEST(WaitersBehindTest, DirectlyAndThroughOthers) {
+    TableBuilder tables;
+    tables.add_sessions(6);
+    // 3 waits on 1, 0 on 3, 2 on 0; 4 waits on 5 and has nothing to do with it.
+    tables.direct(3, 1, kNoLockMode);
+    tables.direct(0, 3, kNoLockMode);
+    tables.direct(2, 0, kNoLockMode);
+    tables.direct(4, 5, kNoLockMode);
+    EXPECT_EQ(behind(tables, 1), (std::vector<SessionIndex>{0, 2, 3}));
+    EXPECT_EQ(behind(tables, 3), (std::vector<SessionIndex>{0, 2}));
+    EXPECT_EQ(behind(tables, 2), (std::vector<SessionIndex>{}));
+    EXPECT_EQ(behind(tables, 5), (std::vector<SessionIndex>{4}));
+}
+
+TEST(WaitersBehindTest, OnACycleASessionIsBehindItself) {
+    TableBuilder tables;
+    tables.add_sessions(3);
+    tables.direct(0, 1, kNoLockMode);
+    tables.direct(1, 0, kNoLockMode);
+    tables.direct(2, 1, kNoLockMode);
+    EXPECT_EQ(behind(tables, 0), (std::vector<SessionIndex>{0, 1, 2}));
+    EXPECT_EQ(behind(tables, 2), (std::vector<SessionIndex>{}));
 }
 
 TEST(LockGraphMemoryTest, EveryFailureIsBadAllocAndLeavesNothing) {

@@ -563,6 +563,62 @@ TEST(TerminationLogLineTest, IsOneLine) {
     EXPECT_TRUE(log_line_of(t).starts_with("PID 4711 (user a?b, database c?d, app \"e?\"\"f\"): "));
 }
 
+TEST(FailedWaitTest, OfATransactionThatKeptOthersWaiting) {
+    const std::vector<Culprit> culprits{prepared()};
+    FailedWait wait = wait_for(culprits);
+    wait.kept_waiting = 1;
+    wait.kept_waiting_for = 510 * kMs;
+    const auto detail = [&] {
+        return checked([&](auto& memory) { return failed_wait_detail(wait, memory); });
+    };
+    EXPECT_NE(detail().find(", while 1 session waited for locks of its transaction, for up to 510 "
+                            "ms. Blocked by "),
+              std::string::npos)
+        << detail();
+    wait.kept_waiting = 3;
+    EXPECT_NE(detail().find(", while 3 sessions waited"), std::string::npos) << detail();
+    EXPECT_EQ(checked([&](auto& memory) { return failed_wait_hint(wait, memory); }),
+              "Roll back and retry the whole transaction, best with ALTER TABLE before any other "
+              "statement that takes locks.");
+}
+
+std::string step_text(NextStep step, Microseconds within, bool against_wraparound = false) {
+    return checked(
+        [&](auto& memory) { return next_step_text(step, within, against_wraparound, memory); });
+}
+
+TEST(NextStepTextTest, EveryStep) {
+    EXPECT_EQ(step_text(NextStep::try_locks, -1), "takes its locks if they are free");
+    EXPECT_EQ(step_text(NextStep::await_holders, 250 * kMs),
+              "tries again when a holder's transaction ends; looks again within 250 ms");
+    EXPECT_EQ(step_text(NextStep::await_holders, 250 * kMs, true),
+              "waits for an autovacuum worker against wraparound, which does not give way; looks "
+              "again within 250 ms");
+    EXPECT_EQ(step_text(NextStep::retry, 10 * kMs), "tries again within 10 ms");
+    EXPECT_EQ(step_text(NextStep::retry, -1), "tries again");
+    EXPECT_EQ(step_text(NextStep::stand_in_queue, 50 * kMs),
+              "stands in the lock queue for at most 50 ms");
+    EXPECT_EQ(step_text(NextStep::finish, -1), "runs: it has its locks");
+    EXPECT_EQ(step_text(NextStep::end_holders, -1), "ends the sessions that hold the lock");
+}
+
+Eviction eviction() {
+    return {4712, "ALTER TABLE", "AccessExclusiveLock", 16402, 30 * kS};
+}
+
+TEST(EvictionTextTest, TellsWhoAndWhy) {
+    Eviction e = eviction();
+    const auto text = [&] {
+        return checked([&](auto& memory) { return eviction_detail(e, memory); });
+    };
+    EXPECT_EQ(text(), "pg_lockguard: ended by PID 4712, whose ALTER TABLE waited 30 s for "
+                      "AccessExclusiveLock on relation 16402 (pg_lockguard.ddl_on_timeout = "
+                      "terminate).");
+    e.relation = 0;
+    EXPECT_EQ(text(), "pg_lockguard: ended by PID 4712, whose ALTER TABLE waited 30 s for "
+                      "AccessExclusiveLock (pg_lockguard.ddl_on_timeout = terminate).");
+}
+
 TEST(TextMemoryTest, EveryFailureIsBadAllocAndLeavesNothing) {
     const std::vector<Culprit> culprits{sidekiq(), prepared(), autovacuum(), sidekiq()};
     const FailedWait wait = wait_for(culprits);
@@ -572,6 +628,12 @@ TEST(TextMemoryTest, EveryFailureIsBadAllocAndLeavesNothing) {
     EXPECT_GE(fail_every_allocation([&](Memory& memory) { failed_wait_detail(wait, memory); }), 5U);
     EXPECT_GE(fail_every_allocation([&](Memory& memory) { failed_wait_hint(wait, memory); }), 2U);
     EXPECT_GE(fail_every_allocation([](Memory& memory) { victim_detail(termination(), memory); }),
+              2U);
+    EXPECT_GE(fail_every_allocation([](Memory& memory) { eviction_detail(eviction(), memory); }),
+              2U);
+    EXPECT_GE(fail_every_allocation([](Memory& memory) {
+                  next_step_text(NextStep::await_holders, kS, false, memory);
+              }),
               2U);
     EXPECT_GE(
         fail_every_allocation([](Memory& memory) { termination_log_line(termination(), memory); }),

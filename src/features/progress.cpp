@@ -1,0 +1,172 @@
+// SELECT * FROM pg_lockguard_progress: the statements that wait at low priority, one row each.
+//
+// A statement shows its wait in shared memory (pg/shared_state); who holds the lock is asked when
+// somebody looks. All of it is visible to everybody, as pg_locks is: no state, no query.
+
+#include "core/text.h"
+
+#include <algorithm>
+
+#include "pg/bridge.h"
+#include "pg/lock_holders.h"
+#include "pg/object_names.h"
+#include "pg/shared_state.h"
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+PG_FUNCTION_INFO_V1(pg_lockguard_progress);
+}
+
+namespace lockguard::features {
+
+namespace {
+
+/// The columns, in the order of the SQL declaration.
+enum Column : int {
+    col_pid,
+    col_datname,
+    col_usename,
+    col_command,
+    col_relation,
+    col_lock_mode,
+    col_phase,
+    col_attempt,
+    col_waited,
+    col_longest_stall,
+    col_holders,
+    col_deadline,
+    col_next_step,
+    column_count
+};
+
+const char* phase_name(pg::WaitPhase phase) {
+    switch (phase) {
+    case pg::WaitPhase::trying:
+        return "trying";
+    case pg::WaitPhase::waiting:
+        return "waiting";
+    case pg::WaitPhase::backing_off:
+        return "backing off";
+    case pg::WaitPhase::queued:
+        return "queued";
+    case pg::WaitPhase::running:
+        return "running";
+    case pg::WaitPhase::terminating:
+        return "terminating";
+    }
+    return "";
+}
+
+core::NextStep next_step_of(pg::WaitPhase phase) {
+    switch (phase) {
+    case pg::WaitPhase::trying:
+        return core::NextStep::try_locks;
+    case pg::WaitPhase::waiting:
+        return core::NextStep::await_holders;
+    case pg::WaitPhase::backing_off:
+        return core::NextStep::retry;
+    case pg::WaitPhase::queued:
+        return core::NextStep::stand_in_queue;
+    case pg::WaitPhase::running:
+        return core::NextStep::finish;
+    case pg::WaitPhase::terminating:
+        return core::NextStep::end_holders;
+    }
+    return core::NextStep::try_locks;
+}
+
+Datum interval_of(int64 microseconds) {
+    auto* interval = static_cast<Interval*>(palloc0(sizeof(Interval)));
+    interval->time = std::max<int64>(microseconds, 0) / 1000 * 1000;
+    return IntervalPGetDatum(interval);
+}
+
+Datum name_of(const char* text) {
+    auto* name = static_cast<Name>(palloc0(sizeof(NameData)));
+    namestrcpy(name, text);
+    return NameGetDatum(name);
+}
+
+/// Ascending; 0 for a prepared transaction. None once the statement has the lock.
+Datum holder_pids(int procno, const pg::LowPriorityWait& wait) {
+    if (wait.phase == pg::WaitPhase::running)
+        return PointerGetDatum(construct_empty_array(INT4OID));
+    std::span<const pg::LockHolder> holders = pg::find_lock_holders(wait.tag, wait.mode, procno);
+    auto* pids = static_cast<Datum*>(palloc(sizeof(Datum) * std::max<Size>(holders.size(), 1)));
+    for (std::size_t i = 0; i < holders.size(); i++)
+        pids[i] = Int32GetDatum(holders[i].pid);
+    std::sort(pids, pids + holders.size(),
+              [](Datum left, Datum right) { return DatumGetInt32(left) < DatumGetInt32(right); });
+    return PointerGetDatum(construct_array(pids, static_cast<int>(holders.size()), INT4OID,
+                                           sizeof(int32), true, TYPALIGN_INT));
+}
+
+void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
+             ReturnSetInfo* result) {
+    Datum values[column_count] = {};
+    bool nulls[column_count] = {};
+    TimestampTz now = GetCurrentTimestamp();
+    auto set_name = [&](Column column, const char* name) {
+        nulls[column] = name == nullptr;
+        if (name != nullptr)
+            values[column] = name_of(name);
+    };
+
+    values[col_pid] = Int32GetDatum(wait.pid);
+    set_name(col_datname, pg::database_name(wait.database, names));
+    set_name(col_usename, pg::role_name(wait.role, names));
+    values[col_command] = CStringGetTextDatum(GetCommandTagName(wait.command));
+    values[col_relation] = CStringGetTextDatum(pg::locked_object_text(wait.tag, names));
+    values[col_lock_mode] =
+        CStringGetTextDatum(GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
+    values[col_phase] = CStringGetTextDatum(phase_name(wait.phase));
+    values[col_attempt] = Int32GetDatum(static_cast<int32>(wait.attempts));
+    values[col_waited] = interval_of(now - wait.started_at);
+    values[col_longest_stall] = interval_of(wait.longest_stall);
+    values[col_holders] = holder_pids(procno, wait);
+    nulls[col_deadline] = wait.deadline == 0;
+    values[col_deadline] = TimestampTzGetDatum(wait.deadline);
+    int64 within = wait.phase_end == 0 ? -1 : std::max<int64>(wait.phase_end - now, 0);
+    auto next_step = pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
+        return core::next_step_text(next_step_of(wait.phase), within, wait.against_wraparound,
+                                    memory);
+    });
+    values[col_next_step] = CStringGetTextDatum(next_step.data());
+    tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+} // namespace
+
+} // namespace lockguard::features
+
+/// The function under the view pg_lockguard_progress. Errors: 55000 without shared memory, or where
+/// the SQL declaration is of another version than the library; 53200.
+Datum pg_lockguard_progress(PG_FUNCTION_ARGS) {
+    using namespace lockguard;
+    pg::require_shared_state();
+    pg::compat::init_materialized_srf(fcinfo);
+    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+    if (result->setDesc->natts != features::column_count)
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("pg_lockguard_progress was declared by another version of pg_lockguard"),
+                 errhint("Run ALTER EXTENSION pg_lockguard UPDATE, or reconnect to get the library "
+                         "that is installed.")));
+    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard progress",
+                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext caller = MemoryContextSwitchTo(context);
+    pg::NameLookup names = pg::open_name_lookup();
+    for (int procno = 0; procno < MaxBackends; procno++) {
+        CHECK_FOR_INTERRUPTS();
+        pg::LowPriorityWait wait;
+        if (pg::read_low_priority_wait(procno, &wait))
+            features::put_row(procno, wait, names, result);
+    }
+    pg::close_name_lookup(names);
+    MemoryContextSwitchTo(caller);
+    MemoryContextDelete(context);
+    return Datum{0};
+}

@@ -1,0 +1,178 @@
+#include "pg/low_priority_wait.h"
+
+#include <algorithm>
+
+#include "pg/backend_status.h"
+#include "pg/bridge.h"
+#include "pg/lock_snapshot.h"
+#include "pg/lock_timeout_scope.h"
+#include "pg/wait_sampler.h"
+
+extern "C" {
+#include "storage/latch.h"
+#include "tcop/pquery.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+core::Microseconds age(TimestampTz since, TimestampTz now) {
+    return std::max<TimestampTz>(now - since, 0);
+}
+
+/// What is known of one holder. Returns false where its transaction has ended.
+bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
+              core::Obstacles* obstacles) {
+    *holder = {vxid, -1, 0, B_INVALID, true, false, 0};
+    core::Microseconds idle_for = core::kUnknownTime;
+    core::Microseconds xact_age = core::kUnknownTime;
+
+    const PGPROC* proc =
+        VirtualTransactionIdIsRecoveredPreparedXact(vxid) ? nullptr : compat::proc_of_vxid(vxid);
+    // Read without a lock: a wrong moment only means that it has ended, or that it is asked again.
+    if (proc != nullptr && compat::lxid_of(proc) == vxid.localTransactionId && proc->pid != 0) {
+        holder->procno = compat::procno_of(proc);
+        holder->pid = proc->pid;
+        BackendStateOnly status;
+        if (read_backend_state({holder->procno, holder->pid}, &status)) {
+            holder->type = status.type;
+            holder->xact_start = status.xact_start;
+            if (status.xact_start != 0)
+                xact_age = age(status.xact_start, now);
+            // A session that is "idle" and still holds a lock has just ended its transaction.
+            if (is_idle_in_transaction(status.state) || status.state == STATE_IDLE)
+                idle_for = age(status.state_start, now);
+            else
+                holder->idle = status.state == STATE_DISABLED || status.state == STATE_UNDEFINED;
+        }
+        if (holder->type == B_AUTOVAC_WORKER) {
+            holder->idle = false;
+            holder->against_wraparound = is_wraparound_vacuum({holder->procno, holder->pid});
+            obstacles->autovacuum |= !holder->against_wraparound;
+        }
+    } else if (VirtualXactLock(vxid, false)) {
+        return false;
+    }
+
+    obstacles->holders++;
+    obstacles->oldest_age = std::max(obstacles->oldest_age, xact_age);
+    if (holder->idle) {
+        obstacles->idle++;
+        obstacles->longest_idle = std::max(obstacles->longest_idle, idle_for);
+    }
+    return true;
+}
+
+/// Idle ones first, prepared ones before all; then by age.
+bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
+    if (left.idle != right.idle)
+        return left.idle;
+    return left.xact_start < right.xact_start;
+}
+
+} // namespace
+
+core::Timestamp steady_now() {
+    instr_time now;
+    INSTR_TIME_SET_CURRENT(now);
+    return static_cast<core::Timestamp>(compat::nanoseconds(now) / 1000);
+}
+
+bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    int count;
+    VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
+    pfree(vxids); // for a big server and many partitions that adds up
+    return count > 0;
+}
+
+AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    int count;
+    const VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
+    auto* holders =
+        static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * static_cast<Size>(count)));
+    AwaitedHolders result = {};
+    TimestampTz now = GetCurrentTimestamp();
+    std::size_t found = 0;
+    for (int i = 0; i < count; i++) {
+        if (!describe(vxids[i], now, &holders[found], &result.obstacles))
+            continue;
+        result.against_wraparound |= holders[found].against_wraparound;
+        found++;
+    }
+    std::sort(holders, holders + found, lasts_longer);
+    result.holders = {holders, found};
+    return result;
+}
+
+bool sleep_until_end(VirtualTransactionId vxid, int timeout) {
+    auto sleep = [vxid, timeout] {
+        LockTimeoutScope scope;
+        scope.enter(timeout);
+        VirtualXactLock(vxid, true);
+        scope.leave();
+        return true;
+    };
+    return run_in_subtransaction(sleep, is_lock_timeout).kept;
+}
+
+void sleep_a_little(int timeout) {
+    static uint32 wait_event;
+    if (wait_event == 0)
+        wait_event = compat::new_wait_event("PgLockguardBackOff");
+    WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+}
+
+WaitersBehind look_behind(std::span<const AwaitedHolder> holders) {
+    WaitersBehind behind = {};
+    LockSnapshot snapshot;
+    if (!take_lock_snapshot(&snapshot))
+        return behind;
+    core::LockGraph graph = call_core(CurrentMemoryContext, [&snapshot](auto& memory) {
+        return core::build_lock_graph(snapshot.table, memory);
+    });
+    std::size_t count = graph.sessions.size();
+    std::size_t self = 0;
+    while (self < count && snapshot.sessions[self].procno != compat::procno_of(MyProc))
+        self++;
+    if (self == count)
+        return behind;
+    std::span<bool> marks = {static_cast<bool*>(palloc(sizeof(bool) * count)), count};
+    core::mark_waiters_behind(graph, static_cast<core::SessionIndex>(self), marks);
+
+    TimestampTz now = GetCurrentTimestamp();
+    for (std::size_t i = 0; i < count; i++) {
+        const SnapshotSession& session = snapshot.sessions[i];
+        if (!marks[i] || i == self)
+            continue;
+        for (const AwaitedHolder& holder : holders) {
+            if (session.procno == holder.procno && session.pid == holder.pid)
+                behind.deadlocked = &holder;
+        }
+        if (session.first_wait < 0 || snapshot.waits[session.first_wait].low_priority)
+            continue;
+        behind.sessions++;
+        behind.longest =
+            std::max(behind.longest, age(snapshot.waits[session.first_wait].wait_start, now));
+    }
+    return behind;
+}
+
+bool release_portal_snapshot() {
+    Portal portal = ActivePortal;
+    bool releasable = portal != nullptr && portal->portalSnapshot != nullptr &&
+                      portal->holdSnapshot == nullptr && ActiveSnapshotSet() &&
+                      portal->portalSnapshot == GetActiveSnapshot();
+    if (releasable) {
+        PopActiveSnapshot();
+        portal->portalSnapshot = nullptr;
+    }
+    InvalidateCatalogSnapshot();
+    return releasable;
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,69 @@
+// How a session waits for a lock without standing in its queue: on the transactions of those that
+// hold it.
+//
+// Each sleep is a wait for a virtual transaction id, as CREATE INDEX CONCURRENTLY does it. It ends
+// when that transaction ends, shows in pg_locks, is seen by the deadlock detector, can be
+// cancelled, and nobody queues behind it.
+#pragma once
+
+#include "core/wait_policy.h"
+
+#include <span>
+
+#include "pg/compat.h"
+
+namespace lockguard::pg {
+
+/// A transaction that holds a conflicting mode of the awaited lock.
+struct AwaitedHolder {
+    VirtualTransactionId vxid;
+    int procno; // -1 for a prepared transaction
+    int pid;    // 0 for a prepared transaction
+    BackendType type;
+    bool idle;               // in transaction, prepared, or of unknown state
+    bool against_wraparound; // an autovacuum worker that does not give way
+    TimestampTz xact_start;  // 0 where unknown
+};
+
+/// All of them, the one that is likely to last longest first.
+struct AwaitedHolders {
+    std::span<const AwaitedHolder> holders;
+    core::Obstacles obstacles; // the same, as the policy wants it
+    bool against_wraparound;   // one of them is
+};
+
+/// Microseconds of a clock that does not run back, from any start.
+core::Timestamp steady_now();
+
+/// Does anybody but this session hold a mode that conflicts? Pure waiters do not count. Nor does a
+/// transaction that is just ending: it may hold the lock for another moment.
+bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
+
+/// Who holds it. Allocated in the current memory context. Reads no catalog.
+AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode);
+
+/// Sleeps until the transaction has ended, at most `timeout` (ms, more than 0). Returns whether it
+/// has. Ereports as any wait for a lock does: 57014 when cancelled, 40P01 in a deadlock.
+bool sleep_until_end(VirtualTransactionId vxid, int timeout);
+
+/// Sleeps for that long (ms), or until something else wakes this process up.
+void sleep_a_little(int timeout);
+
+/// Those that wait on this session, directly or through others.
+struct WaitersBehind {
+    std::uint32_t sessions;     // that stand in a queue: who waits at low priority does not count
+    core::Microseconds longest; // wait among them
+    /// One of `holders` waits on this session, so that neither can go on; null where none does.
+    const AwaitedHolder* deadlocked;
+};
+
+/// Looks at the lock table for those that are kept waiting by this session while it waits for
+/// `holders`. Allocates in the current memory context.
+WaitersBehind look_behind(std::span<const AwaitedHolder> holders);
+
+/// Lets go of the portal's snapshot while a statement waits, where nobody but the statement itself
+/// needs it, so that VACUUM is not held back; and of the catalogs' in any case. Returns whether the
+/// portal's must be restored.
+bool release_portal_snapshot();
+
+} // namespace lockguard::pg

@@ -1,0 +1,258 @@
+# The DDL guard at low priority where many are about: tables without a gap, guarded statements among
+# themselves, autovacuum in the way, the worker that ends who blocks them; and what is left of many.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use IPC::Run;
+use LockGuard;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = start_node(
+	'contention',
+	"shared_preload_libraries = 'pg_lockguard'",
+	"deadlock_timeout = '300ms'",
+	'autovacuum = on',
+	"autovacuum_naptime = '1s'",
+	"pg_lockguard.worker_interval = '50ms'");
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE app LOGIN;
+	CREATE TABLE busy (id int PRIMARY KEY, n int) WITH (autovacuum_enabled = off);
+	INSERT INTO busy SELECT i, 0 FROM generate_series(1, 100) i;
+	CREATE TABLE quiet (id int) WITH (autovacuum_enabled = off);
+	GRANT ALL ON busy, quiet TO PUBLIC;
+});
+
+my $ddl = session($node, 'ddl');
+my $witness = session($node, 'witness');
+my $columns = 0;
+
+sub add_column
+{
+	my $table = shift;
+	$columns++;
+	return "ALTER TABLE $table ADD COLUMN c$columns int";
+}
+
+sub await_progress
+{
+	my ($what, $condition, @values) = @_;
+	await($node, $what, "SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE $condition)", @values);
+	return;
+}
+
+# Clients that run the script without a pause, until they are told to stop.
+sub start_load
+{
+	my ($clients, $script) = @_;
+	my $file = $node->basedir . '/load' . ++$columns . '.sql';
+	append_to_file($file, $script);
+	my $load = { out => '', err => '' };
+	local $ENV{PGAPPNAME} = 'load';
+	$load->{run} = IPC::Run::start(
+		[ 'pgbench', '-n', '-c', $clients, '-j', '2', '-T', '600', '-f', $file, $node->connstr('postgres') ],
+		'>', \$load->{out}, '2>', \$load->{err});
+	await($node, 'the load', q{SELECT count(*) >= ? FROM pg_stat_activity WHERE application_name = 'load'}, $clients);
+	return $load;
+}
+
+sub stop_load
+{
+	my $load = shift;
+	$load->{run}->signal('INT');
+	$load->{run}->finish;
+	unlike($load->{err}, qr/ERROR|FATAL|aborted/, 'no client of the load has seen an error');
+	return;
+}
+
+# ---- A table without a gap
+
+{
+	my $load = start_load(12, "BEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.02);\nCOMMIT;\n");
+	my $log = -s $node->logfile;
+	for my $round (1 .. 3)
+	{
+		$ddl->send(add_column('busy'));
+		is($ddl->error, undef, "readers without a gap: done ($round)");
+	}
+	stop_load($load);
+}
+
+{
+	my $load = start_load(8,
+		"\\set id random(1, 100)\nBEGIN;\nUPDATE busy SET n = n + 1 WHERE id = :id;\nSELECT pg_sleep(0.01);\nCOMMIT;\n");
+	my $idler = session($node, 'idler');
+	$idler->do('BEGIN');
+	$idler->do('SELECT FROM busy');
+	$ddl->send(add_column('busy'));
+	await_progress('a number of attempts', 'attempt > 3');
+	my $stall = $witness->value('SELECT longest_stall FROM pg_lockguard_progress');
+	is($stall, '00:00:00', 'no burst while one of the holders sits idle');
+	is($witness->value("SELECT count(*) FROM pg_lockguard_progress WHERE ? = ANY(holders)", $idler->pid),
+		1, 'which is among the holders');
+	$idler->do('COMMIT');
+	is($ddl->error, undef, 'writers without a gap: done after the idle one has gone');
+	stop_load($load);
+	forget_sessions($idler);
+}
+
+# A burst that is the last resort is bounded: each holder outlasts it.
+{
+	my $load = start_load(6, "\\sleep 20 ms\nBEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.4);\nCOMMIT;\n");
+	$ddl->do("SET pg_lockguard.ddl_lock_timeout = '50ms'; SET pg_lockguard.ddl_max_wait = '2s'");
+	$ddl->send(add_column('busy'));
+	my $error = $ddl->error;
+	if (defined $error)
+	{
+		like($error, qr/canceling statement due to lock timeout/, 'transactions beyond the burst: patience ends');
+	}
+	else { pass('transactions beyond the burst: there was a gap') }
+	$ddl->do('RESET ALL');
+	stop_load($load);
+}
+
+# ---- Guarded statements among themselves
+
+{
+	my $holder = session($node, 'holder');
+	$holder->do('BEGIN');
+	$holder->do('SELECT FROM quiet');
+	my @crowd = map { session($node, "crowd_$_") } 1 .. 10;
+	$_->send(add_column('quiet')) for @crowd;
+	await($node, 'ten of them wait', "SELECT count(*) = 10 FROM pg_lockguard_progress WHERE phase = 'waiting'");
+	$witness->do("SET statement_timeout = '20s'");
+	is($witness->value('SELECT count(*) FROM quiet'), 0, 'ten guarded statements: nobody waits behind them');
+	is($witness->value('SELECT count(*) FROM lock_tree() WHERE blocked_by = ARRAY[?::int]', $holder->pid),
+		10, 'all of them hang under the holder');
+	is($witness->value('SELECT blocks FROM lock_tree() WHERE depth = 0'), 10, 'which blocks ten');
+	$holder->do('COMMIT');
+	my @errors = grep { defined } await_end(@crowd);
+	is("@errors", '', 'all ten are done');
+	is( $witness->value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'quiet'::regclass AND attname ~ '^c[0-9]'"),
+		10, 'and all ten columns are there');
+	forget_sessions($holder, @crowd);
+}
+
+# ---- The worker
+
+{
+	my $idler = session($node, 'idler', user => 'app');
+	$idler->do('BEGIN');
+	$idler->do('SELECT FROM quiet');
+	my $log = -s $node->logfile;
+	$ddl->send(add_column('quiet'));
+	await_progress('it waits', "phase = 'waiting'");
+	$node->safe_psql('postgres',
+		"ALTER SYSTEM SET pg_lockguard.blocker_min_idle = '100ms'; ALTER SYSTEM SET pg_lockguard.blocker_min_wait = '100ms'");
+	$node->safe_psql('postgres', "ALTER SYSTEM SET pg_lockguard.blocker_action = terminate");
+	$node->reload;
+	is($ddl->error, undef, 'the worker ends an idle session that blocks a statement at low priority');
+	my ($pid, $blocked) = ($idler->pid, $ddl->pid);
+	like(slurp_file($node->logfile, $log),
+		qr/LOG:  pg_lockguard: terminated PID $pid .* while blocking PID $blocked \(ALTER TABLE, AccessExclusiveLock on relation \d+\)/,
+		'and says so');
+	$node->safe_psql('postgres', 'ALTER SYSTEM SET pg_lockguard.blocker_action = off');
+	$node->reload;
+	forget_sessions($idler);
+}
+
+# ---- Autovacuum
+
+sub start_vacuum
+{
+	my ($table, $options) = @_;
+	$node->safe_psql(
+		'postgres', qq{
+		CREATE TABLE $table (id int, filler text) WITH (autovacuum_enabled = off);
+		INSERT INTO $table SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i;
+		DELETE FROM $table WHERE id % 2 = 0;
+		ALTER TABLE $table SET (autovacuum_enabled = on, autovacuum_vacuum_threshold = 1,
+			autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100,
+			autovacuum_vacuum_cost_limit = 1 $options)});
+	await($node, "autovacuum of $table",
+		q{SELECT EXISTS (SELECT FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE backend_type = 'autovacuum worker'
+			AND relation = ?::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted)}, $table);
+	return;
+}
+
+{
+	start_vacuum('vacuumed', '');
+	my $log = -s $node->logfile;
+	$ddl->send(add_column('vacuumed'));
+	is($ddl->error, undef, 'an autovacuum worker gives way');
+	like(slurp_file($node->logfile, $log), qr/ERROR:  canceling autovacuum task/, 'because it was cancelled');
+	$node->safe_psql('postgres', 'DROP TABLE vacuumed');
+
+	# Against wraparound: the table is 100 000 transactions old.
+	$node->safe_psql(
+		'postgres', q{
+		CREATE TABLE burnt (id int);
+		CREATE TABLE old (id int, filler text) WITH (autovacuum_enabled = off);
+		INSERT INTO old SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i;
+		DO $$ BEGIN FOR i IN 1..100100 LOOP
+			BEGIN
+				INSERT INTO burnt VALUES (1);
+			EXCEPTION WHEN OTHERS THEN RAISE;
+			END;
+		END LOOP; END $$;
+		ALTER TABLE old SET (autovacuum_enabled = off, autovacuum_freeze_max_age = 100000, autovacuum_freeze_table_age = 0,
+			autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)});
+	await($node, 'autovacuum against wraparound',
+		q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%public.old (to prevent wraparound)')});
+	$ddl->do("SET pg_lockguard.ddl_max_wait = '2s'");
+	$ddl->send(add_column('old'));
+	await_progress('it waits', "phase = 'waiting'");
+	like($witness->value('SELECT next_step FROM pg_lockguard_progress'),
+		qr/^waits for an autovacuum worker against wraparound, which does not give way/,
+		'against wraparound: the progress row says so');
+	my $error = $ddl->error;
+	like($error, qr/Blocked by autovacuum worker PID \d+ .*against wraparound/, 'and so does the error');
+	like($error, qr/HINT:  This autovacuum worker works against transaction ID wraparound and does not give way/,
+		'with a hint');
+	$ddl->do("SET pg_lockguard.ddl_on_timeout = terminate; SET pg_lockguard.ddl_max_wait = '300ms'");
+	$ddl->send(add_column('old'));
+	like($ddl->error, qr/against wraparound/, 'nor is it ended');
+	$ddl->do('RESET ALL');
+}
+
+# ---- Many of them
+
+{
+	my $holder = session($node, 'holder');
+	$ddl->do("SET lock_timeout = '3ms'");
+	# Half of them in vain.
+	my $run = sub {
+		for my $i (1 .. $_[0])
+		{
+			$ddl->do("ALTER TABLE quiet ALTER id SET STATISTICS $i");
+			$holder->do('BEGIN');
+			$holder->do('LOCK TABLE quiet IN SHARE UPDATE EXCLUSIVE MODE');
+			eval { $ddl->do("ALTER TABLE quiet ALTER id SET STATISTICS $i"); fail('it must fail') };
+			$holder->do('COMMIT');
+		}
+	};
+	my $memory = sub {
+		return $ddl->value("SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name <> 'CacheMemoryContext' AND parent IS DISTINCT FROM 'CacheMemoryContext'");
+	};
+	$run->(20);
+	$memory->();
+	my $before = $memory->();
+	$run->(150);
+	is($memory->(), $before, 'they leave no memory behind');
+	is($ddl->value("SELECT count(*) FROM pg_backend_memory_contexts WHERE name LIKE 'pg_lockguard%'"),
+		0, 'nor a memory context');
+	$ddl->do('RESET ALL');
+	forget_sessions($holder);
+}
+
+forget_sessions();
+$node->stop;
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
+
+done_testing();
