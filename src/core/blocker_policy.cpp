@@ -11,6 +11,7 @@ namespace lockguard::core {
 namespace {
 
 constexpr Microseconds kNoAge = -1; // satisfies no limit
+constexpr Microseconds kMinute = 60 * 1000 * 1000;
 
 /// Time since start; kNoAge where that is unknown or in the future (as kUnknownTime always is).
 /// Never overflows.
@@ -24,25 +25,189 @@ Microseconds age(Timestamp start, Timestamp now) {
     return static_cast<Microseconds>(std::min(difference, kLongest));
 }
 
-bool satisfies(Microseconds reached, Microseconds limit) {
-    return reached >= 0 && reached >= limit;
+/// How long it takes until `reached` satisfies the limit; 0 where it does, kNoAge where it is
+/// unknown.
+Microseconds time_to(Microseconds limit, Microseconds reached) {
+    if (reached < 0)
+        return kNoAge;
+    return reached >= limit ? 0 : limit - reached;
 }
 
-bool may_be_ended(const Session& session, const SessionFacts& facts) {
-    return session.pid > 0 && facts.client_backend && !facts.superuser && facts.idle_in_transaction;
+/// How long the session has left its transaction alone; kNoAge where it has not.
+Microseconds idleness(const SessionFacts& facts, Timestamp now) {
+    if (facts.idle_in_transaction || facts.prepared)
+        return age(facts.state_start, now);
+    return facts.stalled ? age(facts.stalled_since, now) : kNoAge;
+}
+
+bool can_be_named(const Session& session, const SessionFacts& facts) {
+    return session.pid > 0 || (session.pid == 0 && facts.prepared);
+}
+
+bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/// Goes through a list of patterns, one element at a time.
+///
+/// An element is kept as it is written. Literal characters are told from wildcards when it is
+/// matched, so that nothing is allocated.
+class PatternList {
+  public:
+    explicit PatternList(std::string_view list) : rest_(list) { skip_space(); }
+
+    bool at_end() const { return rest_.empty(); }
+    bool quotes_are_closed() const { return closed_; }
+
+    /// Up to the next comma outside of quotes, without the white space around. Sets
+    /// ends_with_comma().
+    std::string_view next() {
+        bool quoted = false;
+        std::size_t i = 0;
+        for (; i < rest_.size() && (quoted || rest_[i] != ','); ++i) {
+            if (rest_[i] == '"')
+                quoted = !quoted;
+        }
+        closed_ = !quoted;
+        comma_ = i < rest_.size();
+        std::string_view element = rest_.substr(0, i);
+        while (!element.empty() && is_space(element.back()))
+            element.remove_suffix(1);
+        rest_.remove_prefix(comma_ ? i + 1 : i);
+        skip_space();
+        return element;
+    }
+    bool ends_with_comma() const { return comma_; }
+
+  private:
+    void skip_space() {
+        while (!rest_.empty() && is_space(rest_.front()))
+            rest_.remove_prefix(1);
+    }
+
+    std::string_view rest_;
+    bool closed_ = true;
+    bool comma_ = false;
+};
+
+/// One pattern, character by character, with the quotes taken off.
+class PatternReader {
+  public:
+    explicit PatternReader(std::string_view pattern) : rest_(pattern) { pass_quotes(); }
+
+    bool at_end() const { return rest_.empty(); }
+    bool is_wildcard() const { return !quoted_ && rest_.front() == '*'; }
+    char character() const { return rest_.front(); }
+    void advance() {
+        // A quote that stands for itself is doubled.
+        rest_.remove_prefix(rest_.front() == '"' ? 2 : 1);
+        pass_quotes();
+    }
+
+  private:
+    /// Up to the next character that means something.
+    void pass_quotes() {
+        while (!rest_.empty() && rest_.front() == '"') {
+            if (quoted_ && rest_.size() > 1 && rest_[1] == '"')
+                return;
+            quoted_ = !quoted_;
+            rest_.remove_prefix(1);
+        }
+    }
+
+    std::string_view rest_;
+    bool quoted_ = false;
+};
+
+/// The usual way with one point to go back to: behind the latest wildcard.
+bool matches(std::string_view pattern, std::string_view text) {
+    PatternReader reader(pattern);
+    if (reader.at_end())
+        return false;
+    PatternReader behind_wildcard = reader;
+    bool had_wildcard = false;
+    std::size_t retry_at = 0;
+    std::size_t i = 0;
+    for (;;) {
+        if (!reader.at_end() && reader.is_wildcard()) {
+            reader.advance();
+            behind_wildcard = reader;
+            had_wildcard = true;
+            retry_at = i;
+        } else if (i < text.size() && !reader.at_end() && reader.character() == text[i]) {
+            reader.advance();
+            ++i;
+        } else if (i == text.size() && reader.at_end()) {
+            return true;
+        } else if (had_wildcard && retry_at < text.size()) {
+            reader = behind_wildcard;
+            i = ++retry_at;
+        } else {
+            return false;
+        }
+    }
 }
 
 } // namespace
 
-std::span<const BlockerDecision> judge_blockers(const LockGraph& graph,
-                                                std::span<const SessionFacts> facts,
-                                                std::span<const BlockedRequest> requests,
-                                                const BlockerLimits& limits, Timestamp now,
-                                                std::pmr::memory_resource& memory) {
+SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits) {
+    if (facts.prepared)
+        return SpareReason::prepared_transaction;
+    if (facts.replication)
+        return SpareReason::replication;
+    if (!facts.client_backend)
+        return SpareReason::background_process;
+    if (facts.superuser)
+        return SpareReason::superuser;
+    if (facts.protected_by_setting)
+        return SpareReason::protected_session;
+    if (facts.exempt_role)
+        return SpareReason::exempt_role;
+    if (facts.exempt_database)
+        return SpareReason::exempt_database;
+    if (facts.exempt_application)
+        return SpareReason::exempt_application;
+    if (!facts.idle_in_transaction && !limits.stalled_clients)
+        return SpareReason::stalled_client;
+    return SpareReason::none;
+}
+
+std::string_view spare_reason_text(SpareReason reason) {
+    switch (reason) {
+    case SpareReason::none:
+        return "nothing spares it";
+    case SpareReason::prepared_transaction:
+        return "a prepared transaction has no session; somebody must commit it or roll it back";
+    case SpareReason::replication:
+        return "it is a replication connection";
+    case SpareReason::background_process:
+        return "it is a background process";
+    case SpareReason::superuser:
+        return "it has logged in as a superuser";
+    case SpareReason::protected_session:
+        return "pg_lockguard.protected is on for it";
+    case SpareReason::exempt_role:
+        return "pg_lockguard.exempt_roles names its role, or one that it is a member of";
+    case SpareReason::exempt_database:
+        return "pg_lockguard.exempt_databases names its database";
+    case SpareReason::exempt_application:
+        return "pg_lockguard.exempt_applications matches its application_name";
+    case SpareReason::stalled_client:
+        return "it waits for its client in the middle of a statement, and "
+               "pg_lockguard.blocker_stalled_clients is off";
+    }
+    return {};
+}
+
+Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> facts,
+                         std::span<const BlockedRequest> requests, const BlockerLimits& limits,
+                         Timestamp now, std::pmr::memory_resource& memory) {
+    Judgement judgement;
     const std::size_t known_sessions = std::min(facts.size(), graph.sessions.size());
     constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
     std::pmr::vector<std::uint32_t> decision_on(graph.sessions.size(), kNoDecision, &memory);
     std::pmr::vector<BlockerDecision> decisions(&memory);
+    std::pmr::vector<Microseconds> due_in(graph.sessions.size(), kNoAge, &memory);
 
     for (std::uint32_t i = 0; i < requests.size(); ++i) {
         const BlockedRequest& request = requests[i];
@@ -50,23 +215,30 @@ std::span<const BlockerDecision> judge_blockers(const LockGraph& graph,
             request.session >= graph.sessions.size())
             continue;
         const Microseconds waited = age(request.wait_start, now);
-        if (!satisfies(waited, limits.min_wait))
-            continue;
 
         for (const Edge& edge : graph.blockers_of(request.session)) {
             const SessionIndex victim = edge.blocker;
             if (!edge.holds || victim == request.session || victim >= known_sessions ||
-                !may_be_ended(graph.sessions[victim], facts[victim]))
+                !can_be_named(graph.sessions[victim], facts[victim]))
                 continue;
-            const Microseconds idle = age(facts[victim].state_start, now);
+            const Microseconds idle = idleness(facts[victim], now);
             const Microseconds blocked_for =
                 std::min(waited, age(graph.sessions[victim].xact_start, now));
-            if (!satisfies(idle, limits.min_idle) || !satisfies(blocked_for, limits.min_wait))
+            const Microseconds to_idle = time_to(limits.min_idle, idle);
+            const Microseconds to_wait = time_to(limits.min_wait, blocked_for);
+            if (to_idle < 0 || to_wait < 0)
                 continue;
+            const Microseconds due = std::max(to_idle, to_wait);
+            if (due > 0) {
+                if (due_in[victim] < 0 || due < due_in[victim])
+                    due_in[victim] = due;
+                continue;
+            }
 
             if (decision_on[victim] == kNoDecision) {
                 decision_on[victim] = static_cast<std::uint32_t>(decisions.size());
-                decisions.push_back({victim, i, idle, blocked_for, 0});
+                decisions.push_back(
+                    {victim, i, idle, blocked_for, 0, spare_reason(facts[victim], limits)});
                 continue;
             }
             BlockerDecision& decision = decisions[decision_on[victim]];
@@ -79,8 +251,14 @@ std::span<const BlockerDecision> judge_blockers(const LockGraph& graph,
             }
         }
     }
+    for (SessionIndex victim = 0; victim < graph.sessions.size(); ++victim) {
+        const Microseconds due = due_in[victim];
+        if (decision_on[victim] == kNoDecision && due > 0 &&
+            (judgement.next_due < 0 || due < judgement.next_due))
+            judgement.next_due = due;
+    }
     if (decisions.empty())
-        return {};
+        return judgement;
 
     for (SessionIndex waiter = 0; waiter < graph.sessions.size(); ++waiter) {
         for (const Edge& edge : graph.blockers_of(waiter)) {
@@ -88,14 +266,66 @@ std::span<const BlockerDecision> judge_blockers(const LockGraph& graph,
                 ++decisions[decision_on[edge.blocker]].blocks;
         }
     }
-    std::sort(decisions.begin(), decisions.end(),
-              [&](const BlockerDecision& a, const BlockerDecision& b) {
-                  return std::tuple(-a.blocked_for, graph.sessions[a.victim].pid, a.victim) <
-                         std::tuple(-b.blocked_for, graph.sessions[b.victim].pid, b.victim);
-              });
+    const auto rank = [&graph](const BlockerDecision& decision) {
+        return std::tuple(decision.spared != SpareReason::none, -decision.blocked_for,
+                          graph.sessions[decision.victim].pid, decision.victim);
+    };
+    std::sort(
+        decisions.begin(), decisions.end(),
+        [&](const BlockerDecision& a, const BlockerDecision& b) { return rank(a) < rank(b); });
     KeptArray<BlockerDecision> result(decisions.size(), memory);
     std::copy(decisions.begin(), decisions.end(), result.data());
-    return result.keep();
+    const auto kept = result.keep();
+    const auto to_end = static_cast<std::size_t>(
+        std::count_if(kept.begin(), kept.end(), [](const BlockerDecision& decision) {
+            return decision.spared == SpareReason::none;
+        }));
+    judgement.to_end = kept.first(to_end);
+    judgement.to_spare = kept.subspan(to_end);
+    return judgement;
+}
+
+bool matches_application(std::string_view patterns, std::string_view application) {
+    for (PatternList list(patterns); !list.at_end();) {
+        if (matches(list.next(), application))
+            return true;
+    }
+    return false;
+}
+
+std::string_view fault_of_patterns(std::string_view patterns) {
+    PatternList list(patterns);
+    if (list.at_end())
+        return {};
+    do {
+        const std::string_view element = list.next();
+        if (!list.quotes_are_closed())
+            return "A quoted pattern does not end.";
+        if (PatternReader(element).at_end())
+            return "A pattern is empty.";
+    } while (!list.at_end());
+    return list.ends_with_comma() ? "A pattern is empty." : std::string_view();
+}
+
+bool fuse_allows(const TerminationFuse& fuse, std::uint32_t limit, Microseconds now) {
+    std::uint32_t within_a_minute = 0;
+    for (std::uint32_t i = 0; i < fuse.count; ++i) {
+        if (fuse.ended_at[i] > now - kMinute)
+            ++within_a_minute;
+    }
+    return within_a_minute < limit;
+}
+
+void note_termination(TerminationFuse& fuse, Microseconds now) {
+    fuse.ended_at[fuse.next] = now;
+    fuse.next = (fuse.next + 1) % kMostTerminationsPerMinute;
+    fuse.count = std::min(fuse.count + 1, kMostTerminationsPerMinute);
+}
+
+bool request_fuse_holds(const RequestFuse& fuse, std::int32_t pid, Timestamp wait_start,
+                        Microseconds min_wait, Microseconds now) {
+    return fuse.pid != 0 && fuse.pid == pid && fuse.wait_start == wait_start &&
+           fuse.ended_at > now - min_wait;
 }
 
 } // namespace lockguard::core

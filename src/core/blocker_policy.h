@@ -1,19 +1,24 @@
-// Whom the worker ends. Pure: the wait-for graph, the settings and the clock in, decisions out.
+// Whom the worker ends, and whom it spares and why. Pure: the wait-for graph, the settings and the
+// clock in, decisions out.
 #pragma once
 
 #include "core/lock_graph.h"
 #include "core/text.h"
 
+#include <array>
 #include <cstdint>
 #include <memory_resource>
 #include <span>
+#include <string_view>
 
 namespace lockguard::core {
 
-/// Where the worker's settings come from: pg_lockguard.blocker_min_idle and blocker_min_wait.
+/// Where the worker's settings come from: pg_lockguard.blocker_min_idle, blocker_min_wait and
+/// blocker_stalled_clients.
 struct BlockerLimits {
     Microseconds min_idle;
     Microseconds min_wait;
+    bool stalled_clients = false; // end those that are stalled, too
 };
 
 /// What a session is, as far as the policy cares. One for each session of the graph.
@@ -23,6 +28,15 @@ struct SessionFacts {
     bool idle_in_transaction; // state known to be "idle in transaction", aborted included
     bool aborted;
     Timestamp state_start; // since when it is in that state
+
+    bool prepared = false;    // a prepared transaction; state_start says since when
+    bool replication = false; // a walsender
+    bool stalled = false;     // active, but it has been reading from its client since stalled_since
+    Timestamp stalled_since = 0;
+    bool protected_by_setting = false; // pg_lockguard.protected is on in the session
+    bool exempt_role = false;          // by pg_lockguard.exempt_roles, and so on
+    bool exempt_database = false;
+    bool exempt_application = false;
 };
 
 /// A request of the graph that may count: it waits for a mode of a relation.
@@ -34,22 +48,52 @@ struct BlockedRequest {
     bool client_backend; // false for the startup process of a standby, which has its own rules
 };
 
-/// "End `victim`, because it blocks requests[request]": the request that it has blocked longest.
+/// Why a session that has blocked a request for long enough, and has done nothing for long enough,
+/// is not ended all the same. In the order in which the clauses are asked.
+enum class SpareReason : std::uint8_t {
+    none, // it is ended
+    prepared_transaction,
+    replication,
+    background_process,
+    superuser,
+    protected_session,
+    exempt_role,
+    exempt_database,
+    exempt_application,
+    stalled_client, // active, and pg_lockguard.blocker_stalled_clients is off
+};
+inline constexpr std::size_t kSpareReasons = 10;
+
+/// `victim` blocks requests[request]: the request that it has blocked longest.
 struct BlockerDecision {
     SessionIndex victim;
     std::uint32_t request;
     Microseconds idle;
     Microseconds blocked_for;
     std::uint32_t blocks; // sessions that wait directly on the victim
+    SpareReason spared = SpareReason::none;
+};
+
+/// What comes of one look. Each session is in one of the lists, once, or in none: longest-blocked
+/// first, then by pid.
+struct Judgement {
+    std::span<const BlockerDecision> to_end;
+    std::span<const BlockerDecision> to_spare;
+    /// When the next session would be in one of them, if everything stays as it is; negative where
+    /// none would. So the worker need not look in vain, and is not late.
+    Microseconds next_due = -1;
 };
 
 /// Judges. A request counts when it wants ACCESS EXCLUSIVE on a relation, for a client backend. A
 /// session is to be ended when, for one such request, all of these hold:
 /// - it HOLDS a conflicting lock (a hard edge): standing ahead in the queue is no offence;
-/// - it is a client backend, and its authenticated role is no superuser's;
-/// - it is idle in transaction, aborted or not, and has been for min_idle or longer;
+/// - it is idle in transaction, aborted or not, and has been for min_idle or longer; or it is
+///   stalled, and has been for min_idle or longer;
 /// - it has blocked the request for min_wait or longer: the shorter of the request's wait and the
-///   age of the session's transaction.
+///   age of the session's transaction;
+/// - no reason to spare it applies (see spare_reason).
+/// Where only the last clause fails, it is to be spared.
+///
 /// A clock that has jumped backwards makes ages negative, and a negative age satisfies nothing
 /// (unless the limit is 0 and the age is 0). A start of 0 or kUnknownTime is unknown, as in the
 /// server's own structures; an unknown age satisfies nothing either. A session without facts, or
@@ -57,12 +101,55 @@ struct BlockerDecision {
 /// decision names the one that has waited longest, then the first.
 ///
 /// \param facts  one for each of graph.sessions
-/// \return one decision for each victim, longest-blocked first, then by pid
 /// \throws std::bad_alloc
-std::span<const BlockerDecision> judge_blockers(const LockGraph& graph,
-                                                std::span<const SessionFacts> facts,
-                                                std::span<const BlockedRequest> requests,
-                                                const BlockerLimits& limits, Timestamp now,
-                                                std::pmr::memory_resource& memory);
+Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> facts,
+                         std::span<const BlockedRequest> requests, const BlockerLimits& limits,
+                         Timestamp now, std::pmr::memory_resource& memory);
+
+/// The first reason to spare a session that is otherwise to be ended.
+SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits);
+
+/// In words that follow "PID 4711 is spared: ". Static text.
+std::string_view spare_reason_text(SpareReason reason);
+
+/// Does an application's name match one of the patterns? The list is separated by commas, white
+/// space around a pattern does not count, `*` stands for any characters, and double quotes make
+/// commas, white space and `*` literal ("" inside them is one quote). Upper and lower case differ.
+/// An empty pattern matches nothing but is allowed only by a list that is empty as a whole.
+bool matches_application(std::string_view patterns, std::string_view application);
+
+/// Is that a list as matches_application() reads it? Else it says what is wrong, in static text.
+/// \return empty where the list is right
+std::string_view fault_of_patterns(std::string_view patterns);
+
+// ---- Fuses. Plain data, so that they can lie in shared memory and outlive the worker's process.
+// ---- Their clock never goes backwards: microseconds since the machine was started, say.
+
+inline constexpr std::uint32_t kMostTerminationsPerMinute = 1000;
+
+/// When sessions were ended; all zero at first.
+struct TerminationFuse {
+    std::array<Microseconds, kMostTerminationsPerMinute> ended_at; // a ring
+    std::uint32_t count;                                           // filled places
+    std::uint32_t next;
+};
+
+/// May one more session be ended, where at most `limit` are allowed in any minute? A time in the
+/// future counts as now: in doubt the fuse holds.
+bool fuse_allows(const TerminationFuse& fuse, std::uint32_t limit, Microseconds now);
+
+/// Notes that one is ended.
+void note_termination(TerminationFuse& fuse, Microseconds now);
+
+/// When a session was last ended for the sake of a request; all zero at first.
+struct RequestFuse {
+    std::int32_t pid; // of the request; 0 in an unused one
+    Timestamp wait_start;
+    Microseconds ended_at;
+};
+
+/// Was a session ended for this very request less than min_wait ago?
+bool request_fuse_holds(const RequestFuse& fuse, std::int32_t pid, Timestamp wait_start,
+                        Microseconds min_wait, Microseconds now);
 
 } // namespace lockguard::core

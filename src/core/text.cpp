@@ -28,25 +28,6 @@ void append(Text& text, fmt::format_string<Values...> format, Values&&... values
     fmt::format_to(std::back_inserter(text), format, std::forward<Values>(values)...);
 }
 
-void append_duration(Text& text, Microseconds duration) {
-    if (duration < kMillisecond) {
-        text += "0 ms";
-    } else if (duration < kSecond) {
-        const Microseconds milliseconds = duration / kMillisecond;
-        append(text, "{} ms", milliseconds < 100 ? milliseconds : milliseconds - milliseconds % 10);
-    } else if (duration < 10 * kSecond) {
-        append(text, "{}.{} s", duration / kSecond, duration % kSecond / (kSecond / 10));
-    } else if (duration < kMinute) {
-        append(text, "{} s", duration / kSecond);
-    } else if (duration < kHour) {
-        append(text, "{} min", duration / kMinute);
-    } else if (duration < kDay) {
-        append(text, "{} h", duration / kHour);
-    } else {
-        append(text, "{} d", duration / kDay);
-    }
-}
-
 bool is_control(char c) {
     const auto byte = static_cast<unsigned char>(c);
     return byte < 0x20 || byte == 0x7f;
@@ -217,10 +198,16 @@ bool append_culprit(Text& text, const Culprit& culprit) {
 /// "idle in transaction for 2 min while blocking PID 4712 (ALTER TABLE, AccessExclusiveLock on
 /// relation 16402) for 30 s"
 void append_offence(Text& text, const Termination& termination) {
-    text += "idle in transaction ";
+    if (termination.victim_pid == 0)
+        text += "prepared ";
+    else
+        text +=
+            termination.stalled ? "waiting for its client in a statement " : "idle in transaction ";
     if (termination.aborted)
         text += "(aborted) ";
     text += "for ";
+    if (termination.victim_pid == 0)
+        text += "at least "; // since it was first seen
     append_duration(text, termination.idle);
     append(text, " while blocking PID {} (", termination.blocked_pid);
     if (!termination.blocked_command.empty()) {
@@ -233,6 +220,25 @@ void append_offence(Text& text, const Termination& termination) {
 }
 
 } // namespace
+
+void append_duration(Text& text, Microseconds duration) {
+    if (duration < kMillisecond) {
+        text += "0 ms";
+    } else if (duration < kSecond) {
+        const Microseconds milliseconds = duration / kMillisecond;
+        append(text, "{} ms", milliseconds < 100 ? milliseconds : milliseconds - milliseconds % 10);
+    } else if (duration < 10 * kSecond) {
+        append(text, "{}.{} s", duration / kSecond, duration % kSecond / (kSecond / 10));
+    } else if (duration < kMinute) {
+        append(text, "{} s", duration / kSecond);
+    } else if (duration < kHour) {
+        append(text, "{} min", duration / kMinute);
+    } else if (duration < kDay) {
+        append(text, "{} h", duration / kHour);
+    } else {
+        append(text, "{} d", duration / kDay);
+    }
+}
 
 std::string_view keep_text(std::string_view text, std::pmr::memory_resource& memory) {
     KeptArray<char> kept(text.size() + 1, memory);
@@ -417,7 +423,11 @@ std::string_view victim_hint() {
 std::string_view termination_log_line(const Termination& termination,
                                       std::pmr::memory_resource& memory) {
     Text text(&memory);
-    append(text, "PID {}", termination.victim_pid);
+    if (termination.victim_pid == 0) {
+        append(text, "prepared transaction {}", termination.prepared_xid);
+    } else {
+        append(text, "PID {}", termination.victim_pid);
+    }
     const std::size_t before_details = text.size();
     const auto begin_detail = [&] { text += text.size() == before_details ? " (" : ", "; };
     if (!termination.role.empty()) {

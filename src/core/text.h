@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory_resource>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace lockguard::core {
@@ -18,6 +19,7 @@ using Microseconds = std::int64_t;
 /// "350 ms", "2.0 s", "30 s", "10 min", "3 h", "4 d": two significant figures at most below 10 s,
 /// whole units above, rounded down; negative is "0 ms".
 std::string_view duration_text(Microseconds duration, std::pmr::memory_resource& memory);
+void append_duration(std::pmr::string& text, Microseconds duration);
 
 /// A session or prepared transaction that stands in somebody's way, as far as the reader may see
 /// it.
@@ -90,18 +92,20 @@ std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_reso
 
 /// A session that the worker ends (or would end), and why.
 struct Termination {
-    std::int32_t victim_pid;
+    std::int32_t victim_pid; // 0 for a prepared transaction, which can only be spared
     std::string_view role;
     std::string_view database;
     std::string_view application;
-    bool aborted; // idle in transaction (aborted)
-    Microseconds idle;
+    bool aborted;         // idle in transaction (aborted)
+    bool stalled = false; // not idle: active, and waiting for its client
+    Microseconds idle = 0;
     std::int32_t blocked_pid;         // the longest-blocked request
     std::string_view blocked_command; // command tag; empty where unknown
     std::string_view blocked_mode;    // "AccessExclusiveLock"
     std::uint32_t relation;           // OID
     Microseconds blocked_for;
-    std::uint32_t others_blocked; // further sessions that wait on the victim
+    std::uint32_t others_blocked;   // further sessions that wait on the victim
+    std::uint32_t prepared_xid = 0; // of a prepared transaction
 };
 
 /// What the victim's client reads. Names no other role's query:
@@ -110,8 +114,8 @@ struct Termination {
 std::string_view victim_detail(const Termination& termination, std::pmr::memory_resource& memory);
 std::string_view victim_hint();
 
-/// The line in the server log, after "terminated " or "would terminate ": pid, role, database,
-/// application, idle time, and whom it blocked.
+/// The line in the server log, after "terminated ", "would terminate " or "spared ": pid, role,
+/// database, application, idle time, and whom it blocked.
 std::string_view termination_log_line(const Termination& termination,
                                       std::pmr::memory_resource& memory);
 

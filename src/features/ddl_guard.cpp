@@ -3,6 +3,7 @@
 #include "pg/lock_timeout_run.h"
 #include "pg/low_priority_run.h"
 #include "pg/settings.h"
+#include "pg/statistics.h"
 
 extern "C" {
 #include "catalog/namespace.h"
@@ -108,7 +109,10 @@ pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
 
 void run_candidate(const pg::UtilityCall& call) {
     CommandTag tag = CreateCommandTag(call.planned->utilityStmt);
-    switch (mode_for(call, tag)) {
+    pg::DdlMode mode = mode_for(call, tag);
+    if (mode != pg::DdlMode::off && !pg::runs_at_low_priority())
+        pg::count(pg::Counter::statements);
+    switch (mode) {
     case pg::DdlMode::off:
         pg::run(call);
         break;

@@ -14,6 +14,7 @@
 #include "pg/bridge.h"
 #include "pg/lock_snapshot.h"
 #include "pg/object_names.h"
+#include "pg/result_rows.h"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -60,6 +61,13 @@ enum Column : int {
     col_deadlock,
     col_query,
     column_count
+};
+
+constexpr Oid kTypes[column_count] = {
+    TEXTOID, INT4OID,     INT4OID,     INT4OID,     INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID,
+    INT4OID, INTERVALOID, TEXTOID,     TEXTOID,     TEXTOID,      TEXTOID,      OIDOID,
+    OIDOID,  TEXTOID,     INTERVALOID, INTERVALOID, TEXTOID,      TEXTOID,      NAMEOID,
+    NAMEOID, TEXTOID,     INETOID,     TEXTOID,     TEXTOID,      BOOLOID,      TEXTOID,
 };
 
 /// What is known of a session of the tree beyond the snapshot.
@@ -412,15 +420,7 @@ void lock_tree(ReturnSetInfo* result) {
 /// declaration is of another version than the library, 53200.
 Datum pg_lockguard_lock_tree(PG_FUNCTION_ARGS) {
     using namespace lockguard;
-    pg::compat::init_materialized_srf(fcinfo);
-    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
-    if (result->setDesc->natts != features::column_count)
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                        errmsg("lock_tree() was declared by another version of pg_lockguard"),
-                        errdetail("The function has %d columns, the library %d.",
-                                  result->setDesc->natts, static_cast<int>(features::column_count)),
-                        errhint("Run ALTER EXTENSION pg_lockguard UPDATE, or reconnect to get the "
-                                "library that is installed.")));
+    ReturnSetInfo* result = pg::begin_result(fcinfo, "lock_tree()", features::kTypes);
 
     MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard lock_tree",
                                                   ALLOCSET_DEFAULT_SIZES);

@@ -10,6 +10,7 @@
 #include "pg/bridge.h"
 #include "pg/lock_holders.h"
 #include "pg/object_names.h"
+#include "pg/result_rows.h"
 #include "pg/shared_state.h"
 
 extern "C" {
@@ -40,6 +41,11 @@ enum Column : int {
     col_deadline,
     col_next_step,
     column_count
+};
+
+constexpr Oid kTypes[column_count] = {
+    INT4OID, NAMEOID,     NAMEOID,     TEXTOID,      TEXTOID,        TEXTOID, TEXTOID,
+    INT4OID, INTERVALOID, INTERVALOID, INT4ARRAYOID, TIMESTAMPTZOID, TEXTOID,
 };
 
 const char* phase_name(pg::WaitPhase phase) {
@@ -147,14 +153,7 @@ void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
 Datum pg_lockguard_progress(PG_FUNCTION_ARGS) {
     using namespace lockguard;
     pg::require_shared_state();
-    pg::compat::init_materialized_srf(fcinfo);
-    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
-    if (result->setDesc->natts != features::column_count)
-        ereport(ERROR,
-                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                 errmsg("pg_lockguard_progress was declared by another version of pg_lockguard"),
-                 errhint("Run ALTER EXTENSION pg_lockguard UPDATE, or reconnect to get the library "
-                         "that is installed.")));
+    ReturnSetInfo* result = pg::begin_result(fcinfo, "pg_lockguard_progress()", features::kTypes);
     MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard progress",
                                                   ALLOCSET_DEFAULT_SIZES);
     MemoryContext caller = MemoryContextSwitchTo(context);

@@ -59,6 +59,8 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
         copy.state = slot->st_state;
         copy.xact_start = slot->st_xact_start_timestamp;
         copy.state_start = slot->st_state_start_timestamp;
+        copy.proc_start = slot->st_proc_start_timestamp;
+        copy.change_count = slot->st_changecount;
         copy.database = slot->st_databaseid;
         copy.role = slot->st_userid;
         memcpy(&copy.client_addr, &slot->st_clientaddr, sizeof(copy.client_addr));
@@ -83,6 +85,7 @@ bool read_backend_state(BackendIdentity identity, BackendStateOnly* state) {
         state->state = slot->st_state;
         state->xact_start = slot->st_xact_start_timestamp;
         state->state_start = slot->st_state_start_timestamp;
+        state->change_count = slot->st_changecount;
     });
 }
 

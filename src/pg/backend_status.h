@@ -21,6 +21,8 @@ struct BackendStatus {
     BackendState state;
     TimestampTz xact_start;  // 0 where not in a transaction
     TimestampTz state_start; // 0 where unknown
+    TimestampTz proc_start;  // when the session began
+    int change_count;        // goes on with each change of the slot
     Oid database;
     Oid role; // InvalidOid for most background processes
     SockAddr client_addr;
@@ -34,6 +36,7 @@ struct BackendStateOnly {
     BackendState state;
     TimestampTz xact_start; // 0 where not in a transaction
     TimestampTz state_start;
+    int change_count;
 };
 
 /// Reads the slot of a session. Returns false, and leaves *status alone, where the session has

@@ -1,9 +1,28 @@
 #include "pg/lock_timeout_report.h"
 
 #include "pg/bridge.h"
+#include "pg/event_ring.h"
 #include "pg/object_names.h"
 
 namespace lockguard::pg {
+
+namespace {
+
+void record_timeout(const core::FailedWait& wait, const VainWait& vain) {
+    DdlEvent event = {};
+    event.kind = EventKind::ddl_timeout;
+    event.command = wait.command.data();
+    event.lock_known = vain.lock.lock_known;
+    event.tag = vain.lock.tag;
+    event.mode = vain.lock.mode;
+    event.waited = wait.waited;
+    event.stall = vain.stall;
+    event.attempts = vain.attempts;
+    event.culprits = wait.culprits;
+    record_ddl_event(event, vain.lock.lock_known ? wait.object.data() : nullptr);
+}
+
+} // namespace
 
 Explanation explain(const GuardedStatement& statement, const VainWait& vain) {
     MemoryContext result_context = CurrentMemoryContext;
@@ -22,6 +41,8 @@ Explanation explain(const GuardedStatement& statement, const VainWait& vain) {
         wait.culprits = find_lock_culprits(vain.lock, statement.reader, lookup);
         close_name_lookup(lookup);
     }
+    if (vain.recorded)
+        record_timeout(wait, vain);
 
     CoreFailure failure;
     Explanation explanation = try_core(

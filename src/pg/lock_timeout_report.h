@@ -21,6 +21,9 @@ struct VainWait {
     core::Microseconds waited;
     std::uint32_t kept_waiting; // as in core::FailedWait
     core::Microseconds kept_waiting_for;
+    core::Microseconds stall = -1; // the longest that others could be kept waiting; -1: unknown
+    int32 attempts = -1;           // likewise
+    bool recorded = true;          // it is an event: nobody goes on to try again
 };
 
 /// DETAIL and HINT, as C strings. Null where there is no memory for them: the plain error is better

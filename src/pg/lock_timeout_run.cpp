@@ -3,6 +3,8 @@
 #include "pg/bridge.h"
 #include "pg/lock_timeout_report.h"
 #include "pg/lock_timeout_scope.h"
+#include "pg/low_priority_run.h"
+#include "pg/statistics.h"
 #include "pg/wait_sampler.h"
 
 namespace lockguard::pg {
@@ -18,7 +20,13 @@ void explain_lock_timeout(const GuardedStatement& statement, ErrorData* error) {
     FailedLockWait failed;
     if (!failed_lock_wait(&failed))
         return;
-    Explanation explanation = explain(statement, {failed, failed_at - failed.started_at, 0, 0});
+    core::Microseconds waited = failed_at - failed.started_at;
+    // Inside a statement at low priority it only ends an attempt of that one.
+    bool final = !runs_at_low_priority();
+    if (final)
+        count(Counter::timeouts_lock);
+    // It stood in the queue all the time.
+    Explanation explanation = explain(statement, {failed, waited, 0, 0, waited, 1, final});
     error->detail = const_cast<char*>(explanation.detail);
     error->hint = const_cast<char*>(explanation.hint);
 }

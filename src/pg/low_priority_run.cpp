@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "pg/bridge.h"
+#include "pg/event_ring.h"
 #include "pg/lock_snapshot.h"
 #include "pg/lock_targets.h"
 #include "pg/lock_timeout_report.h"
@@ -20,6 +21,7 @@
 #include "pg/low_priority_wait.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
+#include "pg/statistics.h"
 #include "pg/termination.h"
 #include "pg/wait_sampler.h"
 
@@ -134,6 +136,11 @@ class LowPriorityRun {
         }
         if (logged_)
             log_end();
+        count_end();
+        if (has_waited_)
+            record(EventKind::ddl_acquired, nullptr);
+        else
+            count(Counter::statements_immediate);
         MemoryContextDelete(round_context_);
     }
 
@@ -162,6 +169,8 @@ class LowPriorityRun {
     /// Does what the policy says after an attempt that came to nothing. Returns true when the
     /// statement has run after all.
     bool wait(AttemptEnd end) {
+        if (!has_waited_)
+            begin_to_wait(); // looks names up: before the snapshot is let go
         if (may_release_snapshot_)
             snapshot_released_ |= release_portal_snapshot();
         AwaitedHolders holders = {};
@@ -379,8 +388,11 @@ class LowPriorityRun {
     }
 
     AttemptEnd learn_from(const ErrorData& error, const Progress& progress) {
-        if (error.sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+        if (error.sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED) {
+            count(Counter::deadlocks);
+            record(EventKind::ddl_deadlock, "tried again");
             return AttemptEnd::broke_a_ring;
+        }
         if (progress.got_all == 0)
             return AttemptEnd::blocked; // it queued for blocked_, in vain
         FailedLockWait failed;
@@ -396,11 +408,14 @@ class LowPriorityRun {
         if (burst > 0) {
             Timestamp end = progress.got_all != 0 ? progress.got_all : now;
             core::burst_ended(policy_, end, end - start, progress.got_all != 0);
+            count(Counter::bursts);
+            note_stall(end - start);
         }
         // Whoever came while the statement had its locks, and lost them again, waited for nothing.
         if (progress.got_all == 0 || kept)
             return;
         core::kept_waiting(policy_, now, now - progress.got_all);
+        note_stall(now - progress.got_all);
         // The next attempt might end in the same way.
         rest_end_ = now + kRestAfterVainRun * (now - progress.got_all);
     }
@@ -493,11 +508,15 @@ class LowPriorityRun {
 
     [[noreturn]] void fail(std::uint32_t kept_waiting, Microseconds kept_waiting_for) {
         MemoryContextSwitchTo(caller_context_);
+        count_end();
+        // Who has kept others waiting for too long fails by ddl_lock_timeout.
+        count(own_limit_ || kept_waiting > 0 ? Counter::timeouts_lock : Counter::timeouts_total);
         // Outside of the queue, who came last is in the way as much as who came first.
         FailedLockWait lock = {GetCurrentTimestamp(), has_blocked_lock_, blocked_.tag,
                                blocked_.mode};
         Explanation explanation =
-            explain(statement_, {lock, waited(), kept_waiting, kept_waiting_for});
+            explain(statement_, {lock, waited(), kept_waiting, kept_waiting_for,
+                                 policy_.longest_stay, static_cast<int32>(policy_.attempts)});
         ereport(ERROR,
                 (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
                  errmsg("canceling statement due to lock timeout"),
@@ -562,10 +581,13 @@ class LowPriorityRun {
         for (const AwaitedHolder& holder : found.holders) {
             if (holder.type == B_AUTOVAC_WORKER)
                 cancel_transaction(holder.vxid);
-            else if (terminate_transaction(holder.vxid, detail))
+            else if (terminate_transaction(holder.vxid, detail)) {
+                count(Counter::ddl_terminations);
+                record_termination(holder, detail);
                 ereport(LOG, (errmsg("pg_lockguard: terminated PID %d, which held a lock for which "
                                      "PID %d (%s) waited",
                                      holder.pid, MyProcPid, GetCommandTagName(statement_.tag))));
+            }
         }
         return true;
     }
@@ -584,6 +606,70 @@ class LowPriorityRun {
             return false;
         return has_privs_of_role(GetUserId(), role) ||
                has_privs_of_role(GetUserId(), ROLE_PG_SIGNAL_BACKEND);
+    }
+
+    // ---- The record
+
+    /// The first attempt has come to nothing: the statement waits. Others learn of it, the worker
+    /// first, once there is something to see.
+    void begin_to_wait() {
+        has_waited_ = true;
+        count(Counter::statements_waited);
+        publish(WaitPhase::trying, -1);
+        wake_worker();
+        record(EventKind::ddl_waited, nullptr);
+    }
+
+    void note_stall(Microseconds duration) {
+        if (duration <= 0)
+            return;
+        count(Counter::stall_time, static_cast<uint64>(duration));
+        note_longest(Longest::stall, duration);
+    }
+
+    void count_end() {
+        if (!has_waited_)
+            return;
+        Microseconds duration = waited();
+        count(Counter::wait_time, static_cast<uint64>(std::max<Microseconds>(duration, 0)));
+        note_longest(Longest::wait, duration);
+    }
+
+    DdlEvent new_ddl_event(EventKind kind, const char* reason) const {
+        DdlEvent event = {};
+        event.kind = kind;
+        event.command = GetCommandTagName(statement_.tag);
+        event.lock_known = has_blocked_lock_;
+        event.tag = blocked_.tag;
+        event.mode = blocked_.mode;
+        event.waited = waited();
+        event.stall = policy_.longest_stay;
+        event.attempts = static_cast<int32>(policy_.attempts);
+        event.reason = reason;
+        return event;
+    }
+
+    /// Names who is in the way, where somebody is.
+    void record(EventKind kind, const char* reason) const {
+        DdlEvent event = new_ddl_event(kind, reason);
+        const char* object = nullptr;
+        if (has_blocked_lock_) {
+            NameLookup lookup = open_name_lookup();
+            FailedLockWait lock = {GetCurrentTimestamp(), true, blocked_.tag, blocked_.mode};
+            object = locked_object_text(blocked_.tag, lookup);
+            if (kind == EventKind::ddl_waited)
+                event.culprits = find_lock_culprits(lock, statement_.reader, lookup);
+            close_name_lookup(lookup);
+        }
+        record_ddl_event(event, object);
+    }
+
+    void record_termination(const AwaitedHolder& holder, const char* detail) const {
+        core::Culprit culprit = {};
+        culprit.pid = holder.pid;
+        DdlEvent event = new_ddl_event(EventKind::ddl_blocker_terminated, detail);
+        event.culprits = {&culprit, 1};
+        record_ddl_event(event, nullptr);
     }
 
     // ---- Being seen
@@ -684,6 +770,7 @@ class LowPriorityRun {
     Timestamp rest_end_ = 0;
     bool snapshot_released_ = false;
     bool published_ = false;
+    bool has_waited_ = false; // an attempt has come to nothing
     bool logged_ = false;
 };
 

@@ -1,7 +1,11 @@
 #include "pg/settings.h"
 
+#include "core/blocker_policy.h"
+#include "pg/shared_state.h"
+
 extern "C" {
 #include "parser/scansup.h"
+#include "utils/varlena.h"
 }
 
 namespace lockguard::pg {
@@ -61,6 +65,13 @@ constexpr config_enum_entry kBlockerActions[] = {
     {"off", static_cast<int>(BlockerAction::off), false},
     {"log", static_cast<int>(BlockerAction::log), false},
     {"terminate", static_cast<int>(BlockerAction::terminate), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kLoggedEvents[] = {
+    {"none", static_cast<int>(LoggedEvents::none), false},
+    {"actions", static_cast<int>(LoggedEvents::actions), false},
+    {"all", static_cast<int>(LoggedEvents::all), false},
     {nullptr, 0, false},
 };
 
@@ -131,6 +142,57 @@ void assign_ddl_commands(const char* /*value*/, void* extra) {
     guarded_commands = *static_cast<CommandSet*>(extra);
 }
 
+/// Whether such roles or databases exist can't be asked here: the postmaster reads no catalogs.
+bool check_identifiers(char** value, void** /*extra*/, GucSource /*source*/) {
+    char* copy = pstrdup(*value);
+    List* names = NIL;
+    bool valid = SplitIdentifierString(copy, ',', &names);
+    if (!valid) {
+        GUC_check_errdetail("The list has a fault in its syntax.");
+        GUC_check_errhint("Separate names by commas, and put double quotes around names that are "
+                          "not plain identifiers.");
+    }
+    list_free(names);
+    pfree(copy);
+    return valid;
+}
+
+bool check_patterns(char** value, void** /*extra*/, GucSource /*source*/) {
+    std::string_view fault = core::fault_of_patterns(*value);
+    if (fault.empty())
+        return true;
+    GUC_check_errdetail("%s", fault.data());
+    GUC_check_errhint("Separate patterns by commas; * stands for any characters; put double quotes "
+                      "around what is to be taken as it is.");
+    return false;
+}
+
+/// Does the value come from where every process of the server reads the same: the configuration
+/// files, the server's command line, the default?
+bool is_for_whole_server(GucSource source) {
+    return source <= PGC_S_ARGV;
+}
+
+/// Notes where the value comes from, for the assign hook, which is not told.
+bool check_protected(bool* /*value*/, void** extra, GucSource source) {
+    auto* whole_server = static_cast<bool*>(compat::guc_extra_alloc(sizeof(bool)));
+    if (whole_server == nullptr)
+        return false;
+    *whole_server = is_for_whole_server(source);
+    *extra = whole_server;
+    return true;
+}
+
+/// Other processes can't see this session's settings, so it tells them. What it has in common with
+/// the whole server they know themselves; that also makes it right in a session that has not
+/// assigned anything yet.
+void assign_protected(bool value, void* extra) {
+    if (*static_cast<bool*>(extra))
+        publish_protection(Protection::as_server);
+    else
+        publish_protection(value ? Protection::on : Protection::off);
+}
+
 } // namespace
 
 bool is_guarded_command(CommandTag tag) {
@@ -188,6 +250,48 @@ void define_settings() {
                             "Time between two looks of the worker at the lock table.", nullptr,
                             &settings.worker_interval, 1000, 10, 3600 * 1000, PGC_SIGHUP,
                             GUC_UNIT_MS, nullptr, nullptr, nullptr);
+
+    DefineCustomBoolVariable(
+        "pg_lockguard.blocker_stalled_clients",
+        "Whether a blocker counts as idle while it waits for its client in a statement.",
+        "Such as COPY FROM STDIN whose client sends nothing any more.",
+        &settings.blocker_stalled_clients, false, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.max_terminations_per_minute",
+                            "The most sessions that the worker ends in any minute.",
+                            "Beyond that it only logs.", &settings.max_terminations_per_minute, 10,
+                            0, core::kMostTerminationsPerMinute, PGC_SIGHUP, 0, nullptr, nullptr,
+                            nullptr);
+    DefineCustomStringVariable("pg_lockguard.exempt_roles",
+                               "Roles, and roles whose members, the worker never ends.",
+                               "A list of names, separated by commas.", &settings.exempt_roles, "",
+                               PGC_SIGHUP, 0, check_identifiers, nullptr, nullptr);
+    DefineCustomStringVariable("pg_lockguard.exempt_databases",
+                               "Databases in which the worker ends nobody.",
+                               "A list of names, separated by commas.", &settings.exempt_databases,
+                               "", PGC_SIGHUP, 0, check_identifiers, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.exempt_applications",
+        "Applications, by application_name, that the worker never ends.",
+        "A list of patterns, separated by commas, where * stands for any characters.",
+        &settings.exempt_applications, "", PGC_SIGHUP, 0, check_patterns, nullptr, nullptr);
+    DefineCustomBoolVariable("pg_lockguard.protected",
+                             "Whether the worker leaves this session alone.",
+                             "For ALTER ROLE ... SET, above all.", &settings.protected_session,
+                             false, PGC_SUSET, 0, check_protected, assign_protected, nullptr);
+
+    DefineCustomEnumVariable("pg_lockguard.log_events",
+                             "Which events are also written to the server log, one line each.",
+                             "none; actions: what the worker and the guard did to others; all.",
+                             &settings.log_events, static_cast<int>(LoggedEvents::none),
+                             kLoggedEvents, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.events_max", "How many events pg_lockguard_events shows at most.",
+        "The room is taken in shared memory, about 4 kB each.", &settings.events_max, 1000, 10,
+        100000,
+        // In a session that loads the library itself it means nothing, but a
+        // configuration file may contain it.
+        process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP, 0, nullptr,
+        nullptr, nullptr);
 
     compat::reserve_guc_prefix("pg_lockguard");
 }

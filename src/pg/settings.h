@@ -8,6 +8,7 @@ namespace lockguard::pg {
 enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
 enum class BlockerAction : int { off, log, terminate };
+enum class LoggedEvents : int { none, actions, all };
 
 struct Settings {
     // The guard (SUSET)
@@ -22,10 +23,21 @@ struct Settings {
     int blocker_min_idle; // ms
     int blocker_min_wait; // ms
     int worker_interval;  // ms
+    bool blocker_stalled_clients;
+    int max_terminations_per_minute;
+    char* exempt_roles;        // a list of identifiers, as SplitIdentifierString() reads it
+    char* exempt_databases;    // likewise
+    char* exempt_applications; // see core::matches_application()
+    // The record
+    int log_events; // a LoggedEvents (SIGHUP)
+    int events_max; // set at server start
+    // The victim's side (SUSET). Of another session: see protection_of() in pg/shared_state.
+    bool protected_session;
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
+    LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
 };
 
 extern Settings settings;

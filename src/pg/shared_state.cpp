@@ -1,6 +1,11 @@
 #include "pg/shared_state.h"
 
+#include "pg/event_ring.h"
+#include "pg/settings.h"
+#include "pg/statistics.h"
+
 extern "C" {
+#include "storage/latch.h"
 #include "storage/spin.h"
 }
 
@@ -24,12 +29,25 @@ struct LowPrioritySlot {
     LowPriorityWait wait; // pid is 0 where there is none
 };
 
+/// What a session says of itself: its start time, doubled, plus 1 where it is protected; 0 where it
+/// says nothing. In one word, so that it is read whole. Written by the session alone. One for each
+/// PGPROC that can belong to a client backend.
+using PublishedProtection = pg_atomic_uint64;
+
+/// Small things. No lock: each is one word.
+struct Words {
+    pg_atomic_uint32 worker; // procno of the worker, plus 1; 0 while there is none
+};
+
 /// Process-local: where this process finds the shared parts. Set by the postmaster before the first
 /// fork and inherited (or set again, where processes do not fork).
 struct {
-    TerminationNotice* notices; // slot_count of them, by procno; null where not preloaded
-    LowPrioritySlot* waits;     // likewise
-    int slot_count;             // never changes
+    TerminationNotice* notices;       // slot_count of them, by procno; null where not preloaded
+    LowPrioritySlot* waits;           // likewise
+    PublishedProtection* protections; // likewise
+    int slot_count;                   // never changes
+    Words* words;
+    WorkerFuses* fuses[2]; // real, rehearsed; with slot_count requests each
 } state;
 
 shmem_startup_hook_type previous_shmem_startup_hook;
@@ -42,10 +60,46 @@ Size waits_size(int count) {
     return mul_size(sizeof(LowPrioritySlot), count);
 }
 
+Size protections_size(int count) {
+    return mul_size(sizeof(PublishedProtection), count);
+}
+
+Size fuses_size(int count) {
+    return add_size(offsetof(WorkerFuses, requests), mul_size(sizeof(core::RequestFuse), count));
+}
+
 void request() {
     int count = compat::max_backends();
     RequestAddinShmemSpace(notices_size(count));
     RequestAddinShmemSpace(waits_size(count));
+    RequestAddinShmemSpace(protections_size(count));
+    RequestAddinShmemSpace(sizeof(Words));
+    RequestAddinShmemSpace(2 * MAXALIGN(fuses_size(count)));
+    request_event_ring();
+    request_statistics(count);
+}
+
+/// Creates what tells of sessions and of the worker. The caller holds AddinShmemInitLock.
+void start_up_words(int count) {
+    bool found;
+    auto* protections = static_cast<PublishedProtection*>(
+        ShmemInitStruct("pg_lockguard protected sessions", protections_size(count), &found));
+    for (int i = 0; i < count && !found; i++)
+        pg_atomic_init_u64(&protections[i], 0);
+    state.protections = protections;
+
+    auto* words = static_cast<Words*>(ShmemInitStruct("pg_lockguard words", sizeof(Words), &found));
+    if (!found)
+        pg_atomic_init_u32(&words->worker, 0);
+    state.words = words;
+
+    const char* const names[] = {"pg_lockguard fuses", "pg_lockguard rehearsed fuses"};
+    for (int i = 0; i < 2; i++) {
+        state.fuses[i] =
+            static_cast<WorkerFuses*>(ShmemInitStruct(names[i], fuses_size(count), &found));
+        if (!found)
+            memset(static_cast<void*>(state.fuses[i]), 0, fuses_size(count));
+    }
 }
 
 /// Creates each part, or finds what an earlier process has created.
@@ -77,6 +131,9 @@ void start_up() {
             waits[i].wait = {};
         }
     }
+    start_up_words(count);
+    start_up_event_ring();
+    start_up_statistics(count);
     LWLockRelease(AddinShmemInitLock);
 
     state.notices = notices;
@@ -121,6 +178,51 @@ void require_shared_state() {
              errmsg("pg_lockguard has no shared memory"),
              errdetail("The library was not loaded at server start."),
              errhint("Add pg_lockguard to shared_preload_libraries and restart the server.")));
+}
+
+void publish_protection(Protection protection) {
+    if (state.protections == nullptr || MyProc == nullptr)
+        return;
+    int procno = compat::procno_of(MyProc);
+    if (procno >= state.slot_count)
+        return;
+    uint64 word = 0;
+    if (protection != Protection::as_server)
+        word = (static_cast<uint64>(MyStartTimestamp) << 1) | (protection == Protection::on);
+    pg_atomic_write_u64(&state.protections[procno], word);
+}
+
+Protection protection_of(int procno, TimestampTz session_start) {
+    if (state.protections == nullptr || procno < 0 || procno >= state.slot_count)
+        return Protection::as_server;
+    uint64 word = pg_atomic_read_u64(&state.protections[procno]);
+    if (word == 0 || (word | 1) != ((static_cast<uint64>(session_start) << 1) | 1))
+        return Protection::as_server;
+    return (word & 1) != 0 ? Protection::on : Protection::off;
+}
+
+namespace {
+void withdraw_worker(int /*code*/, Datum /*argument*/) {
+    pg_atomic_write_u32(&state.words->worker, 0);
+}
+} // namespace
+
+void announce_worker() {
+    on_shmem_exit(withdraw_worker, Datum{0});
+    pg_atomic_write_u32(&state.words->worker, compat::procno_of(MyProc) + 1);
+}
+
+void wake_worker() {
+    if (state.words == nullptr || settings.action() == BlockerAction::off)
+        return;
+    uint32 worker = pg_atomic_read_u32(&state.words->worker);
+    // Where it has just exited, somebody else's latch is set for nothing, which does no harm.
+    if (worker != 0)
+        SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
+}
+
+WorkerFuses* worker_fuses(bool rehearsal) {
+    return state.fuses[rehearsal ? 1 : 0];
 }
 
 void post_termination_notice(int procno, int pid, LocalTransactionId lxid, const char* detail) {

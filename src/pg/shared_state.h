@@ -2,6 +2,7 @@
 // shared_preload_libraries; each part says which lock guards it.
 #pragma once
 
+#include "core/blocker_policy.h"
 #include "pg/compat.h"
 
 namespace lockguard::pg {
@@ -19,6 +20,42 @@ bool shared_state_available();
 /// Raises 55000 (object_not_in_prerequisite_state), with a HINT that names
 /// shared_preload_libraries, where the shared memory does not exist.
 void require_shared_state();
+
+// ---- Protected sessions
+
+/// What a session says of itself with pg_lockguard.protected.
+enum class Protection {
+    as_server, // nothing: what the configuration files say holds
+    off,
+    on,
+};
+
+/// Tells other processes what this session says of itself. Never fails; without shared memory, or
+/// while this process has no PGPROC, it does nothing.
+void publish_protection(Protection protection);
+
+/// What a session has published. Never ereports.
+///
+/// \param session_start  when the session began, as in its status: another one, that had the same
+///                       PGPROC before, is not mistaken for it
+Protection protection_of(int procno, TimestampTz session_start);
+
+// ---- The worker
+
+/// Says which process is the worker, so that others can wake it: this one, until it exits.
+void announce_worker();
+
+/// Wakes the worker, where there is one and it looks at all: somebody begins to wait. It looks at
+/// once, and so knows when it must look again. Costs a few instructions; never ereports.
+void wake_worker();
+
+/// What limits the worker, over its restarts: it alone uses them. Null where not preloaded.
+struct WorkerFuses {
+    core::TerminationFuse terminations;
+    core::RequestFuse requests[FLEXIBLE_ARRAY_MEMBER]; // by the procno of the process that waits
+};
+/// \param rehearsal  those of the worker that only logs what it would do
+WorkerFuses* worker_fuses(bool rehearsal);
 
 /// What a statement that waits at low priority does at the moment.
 enum class WaitPhase : uint8 {
@@ -59,6 +96,8 @@ void withdraw_low_priority_wait();
 /// The wait of that PGPROC, where it has one. A slot that a process has left behind is not
 /// believed: its pid and transaction must still be those of the PGPROC. Never ereports.
 bool read_low_priority_wait(int procno, LowPriorityWait* wait);
+
+// ---- Words for a victim
 
 /// Leaves word for a session that is about to be sent SIGTERM: why it is ended. A later notice for
 /// the same PGPROC replaces an earlier one. Takes a spinlock for the time of copying the text;

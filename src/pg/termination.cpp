@@ -48,6 +48,18 @@ bool holds_conflicting_mode(LOCK* lock, const PGPROC* proc, LOCKMODE wanted) {
     return false;
 }
 
+/// Is the session in the very state in which it was judged?
+bool is_still_idle(const BlockerIdentity& blocker) {
+    BackendStateOnly state;
+    if (!read_backend_state({blocker.procno, blocker.pid}, &state) ||
+        state.state_start != blocker.state_start)
+        return false;
+    if (!blocker.stalled)
+        return is_idle_in_transaction(state.state);
+    return state.state == STATE_RUNNING && state.change_count == blocker.change_count &&
+           reads_from_client(blocker.procno);
+}
+
 /// Sends SIGTERM as pg_terminate_backend() does: to the session's process group, where it has one,
 /// so that a shell that it has started ends as well.
 bool send_sigterm(int pid) {
@@ -60,11 +72,7 @@ bool send_sigterm(int pid) {
 
 /// The last thing to ask: has it been idle all the time?
 TerminationResult check_state(const BlockerIdentity& blocker) {
-    BackendStateOnly state;
-    if (!read_backend_state({blocker.procno, blocker.pid}, &state) ||
-        !is_idle_in_transaction(state.state) || state.state_start != blocker.state_start)
-        return TerminationResult::no_longer_idle;
-    return TerminationResult::signaled;
+    return is_still_idle(blocker) ? TerminationResult::signaled : TerminationResult::no_longer_idle;
 }
 
 /// Is the session still the one that was judged, and does it still block the request? The caller
@@ -196,6 +204,26 @@ TerminationResult terminate_blocker(const BlockerIdentity& blocker, const Reques
 TerminationResult rehearse_termination(const BlockerIdentity& blocker,
                                        const RequestIdentity& request) {
     return check_and_signal(blocker, request, nullptr);
+}
+
+bool reads_from_client(int procno) {
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    return *const_cast<volatile const uint32*>(&proc->wait_event_info) == WAIT_EVENT_CLIENT_READ;
+}
+
+Outcome outcome_of(const BlockerIdentity& blocker, const RequestIdentity& request) {
+    TerminationResult result = rehearse_termination(blocker, request);
+    if (result == TerminationResult::signaled)
+        return Outcome::still_blocks;
+    // A transaction that ends gives its locks back last, and then the request is gone, too: so the
+    // order is from the transaction to the lock.
+    const PGPROC* proc = GetPGProcByNumber(blocker.procno);
+    if (proc->pid != blocker.pid || compat::lxid_of(proc) != blocker.lxid)
+        return Outcome::transaction_over;
+    if (!is_still_idle(blocker))
+        return Outcome::went_on;
+    return result == TerminationResult::request_gone ? Outcome::request_gone
+                                                     : Outcome::lock_released;
 }
 
 const char* termination_result_text(TerminationResult result) {

@@ -20,7 +20,11 @@ struct BlockerIdentity {
     int procno;
     int pid;
     LocalTransactionId lxid;
-    TimestampTz state_start; // since when it has been idle in transaction
+    TimestampTz state_start; // since when it has been idle in transaction, or active
+    // Not idle, but stalled: it reads from its client in the midst of a statement. Then its status
+    // must not have changed at all.
+    bool stalled = false;
+    int change_count = 0;
 };
 
 /// The request that it blocks: somebody waits for a mode of a lock.
@@ -43,9 +47,9 @@ enum class TerminationResult {
 
 /// Sends SIGTERM to the session, and leaves word of the reason for it (shared_state), if at this
 /// moment the request still waits, and the session still holds a conflicting mode, in the same
-/// transaction, in the same state of being idle in transaction. Otherwise it does nothing and says
-/// what has changed. Checks no privileges. Ereports, out of memory, for a request at low priority
-/// only, and before it has done anything.
+/// transaction, in the same state of being idle in transaction (or stalled). Otherwise it does
+/// nothing and says what has changed. Checks no privileges. Ereports, out of memory, for a request
+/// at low priority only, and before it has done anything.
 ///
 /// \param detail  what the victim's client is to read
 TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
@@ -63,6 +67,20 @@ bool cancel_transaction(VirtualTransactionId vxid);
 /// for it. Checks no privileges. Returns whether it was sent SIGTERM. Never ereports. Takes the
 /// process's fpInfoLock and under it the spinlock of the notice.
 bool terminate_transaction(VirtualTransactionId vxid, const char* detail);
+
+/// Does a session read from its client? Where it is active, it is in the midst of a statement (COPY
+/// FROM STDIN) or between the messages of one. Looks without a lock.
+bool reads_from_client(int procno);
+
+/// What has become of a session that would have been ended.
+enum class Outcome {
+    still_blocks,
+    transaction_over, // committed, rolled back, or the session has ended
+    went_on,          // it has been active since, in the same transaction
+    lock_released,    // it no longer holds the lock, in the same transaction and state
+    request_gone,     // it would still block, but nobody waits for that any more
+};
+Outcome outcome_of(const BlockerIdentity& blocker, const RequestIdentity& request);
 
 /// The result in words, after "PID n is left alone: ".
 const char* termination_result_text(TerminationResult result);

@@ -22,6 +22,7 @@ $node->append_conf(
 shared_preload_libraries = 'pg_lockguard'
 pg_lockguard.ddl_mode = off
 pg_lockguard.worker_interval = 20ms
+pg_lockguard.max_terminations_per_minute = 1000
 max_prepared_transactions = 5
 max_connections = 60
 log_line_prefix = '%n [%p] %q%a '

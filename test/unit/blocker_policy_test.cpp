@@ -15,13 +15,14 @@
 namespace lockguard::core {
 
 bool operator==(const BlockerDecision& a, const BlockerDecision& b) {
-    return std::tie(a.victim, a.request, a.idle, a.blocked_for, a.blocks) ==
-           std::tie(b.victim, b.request, b.idle, b.blocked_for, b.blocks);
+    return std::tie(a.victim, a.request, a.idle, a.blocked_for, a.blocks, a.spared) ==
+           std::tie(b.victim, b.request, b.idle, b.blocked_for, b.blocks, b.spared);
 }
 
 std::ostream& operator<<(std::ostream& out, const BlockerDecision& d) {
     return out << "victim " << d.victim << " request " << d.request << " idle " << d.idle
-               << " blocked_for " << d.blocked_for << " blocks " << d.blocks;
+               << " blocked_for " << d.blocked_for << " blocks " << d.blocks << " spared "
+               << int{static_cast<std::uint8_t>(d.spared)};
 }
 
 namespace {
@@ -55,11 +56,21 @@ class BlockerPolicyTest : public testing::Test {
 
     Decisions judge(Timestamp now = kNow) {
         const std::size_t blocks_before = memory_.live_blocks();
-        const auto decisions =
+        const Judgement judgement =
             judge_blockers(maker_.graph(), facts_, requests_, limits_, now, memory_);
-        EXPECT_EQ(memory_.live_blocks() - blocks_before, decisions.empty() ? 0U : 1U);
+        const bool any = !judgement.to_end.empty() || !judgement.to_spare.empty();
+        EXPECT_EQ(memory_.live_blocks() - blocks_before, any ? 1U : 0U);
         EXPECT_FALSE(memory_.misused());
-        return {decisions.begin(), decisions.end()};
+        spared_ = {judgement.to_spare.begin(), judgement.to_spare.end()};
+        next_due_ = judgement.next_due;
+        return {judgement.to_end.begin(), judgement.to_end.end()};
+    }
+
+    /// The reason why the victim alone is spared; none where it is not.
+    SpareReason reason() {
+        EXPECT_EQ(judge(), Decisions{});
+        EXPECT_LE(spared_.size(), 1U);
+        return spared_.empty() ? SpareReason::none : spared_[0].spared;
     }
 
     /// Replaces the graph's sessions: for changes of xact_start and pid.
@@ -75,6 +86,8 @@ class BlockerPolicyTest : public testing::Test {
     std::vector<SessionFacts> facts_;
     std::vector<BlockedRequest> requests_;
     BlockerLimits limits_ = kLimits;
+    Decisions spared_;           // of the latest judge()
+    Microseconds next_due_ = -1; // likewise
     TestMemory memory_;
     SessionIndex victim_ = 0;
     SessionIndex alter_ = 0;
@@ -162,7 +175,7 @@ TEST_F(BlockerPolicyTest, AYoungTransactionHasNotBlockedLong) {
 }
 
 TEST_F(BlockerPolicyTest, UnknownTimesSatisfyNothing) {
-    limits_ = {0, 0};
+    limits_ = {.min_idle = 0, .min_wait = 0};
     EXPECT_EQ(judge().size(), 1U);
     for (const Timestamp unknown : {Timestamp{0}, kUnknownTime}) {
         const auto saved = requests_[0];
@@ -276,14 +289,239 @@ TEST_F(BlockerPolicyTest, LongestBlockedFirstThenPid) {
                                   {short_time, 0, 600, 60, 1}}));
 }
 
+// ---- Those who are spared
+
+TEST_F(BlockerPolicyTest, EachReasonSparesInItsOrder) {
+    // From the last one asked to the first: each one that is added takes over.
+    SessionFacts& facts = facts_[victim_];
+    EXPECT_EQ(judge().size(), 1U);
+    facts.exempt_application = true;
+    EXPECT_EQ(reason(), SpareReason::exempt_application);
+    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::exempt_application}}));
+    facts.exempt_database = true;
+    EXPECT_EQ(reason(), SpareReason::exempt_database);
+    facts.exempt_role = true;
+    EXPECT_EQ(reason(), SpareReason::exempt_role);
+    facts.protected_by_setting = true;
+    EXPECT_EQ(reason(), SpareReason::protected_session);
+    facts.superuser = true;
+    EXPECT_EQ(reason(), SpareReason::superuser);
+    facts.client_backend = false;
+    EXPECT_EQ(reason(), SpareReason::background_process);
+    facts.replication = true;
+    EXPECT_EQ(reason(), SpareReason::replication);
+}
+
+TEST_F(BlockerPolicyTest, NobodyIsSparedWhoWouldNotBeEnded) {
+    facts_[victim_].superuser = true;
+    const auto nothing_is_said = [&] {
+        EXPECT_EQ(judge(), Decisions{});
+        EXPECT_EQ(spared_, Decisions{});
+    };
+    facts_[victim_].state_start = kNow - 599;
+    nothing_is_said();
+    facts_[victim_].state_start = kNow - 600;
+    EXPECT_EQ(reason(), SpareReason::superuser);
+    requests_[0].wait_start = kNow - 49;
+    nothing_is_said();
+    requests_[0].wait_start = kNow - 50;
+    EXPECT_EQ(reason(), SpareReason::superuser);
+    facts_[victim_].idle_in_transaction = false;
+    nothing_is_said();
+    facts_[victim_].idle_in_transaction = true;
+    maker_.edge(alter_, victim_, false, kAccessExclusive);
+    nothing_is_said();
+}
+
+TEST_F(BlockerPolicyTest, APreparedTransactionIsReported) {
+    replace_victim(0, kNow - 900);
+    facts_[victim_] = {};
+    facts_[victim_].prepared = true;
+    facts_[victim_].state_start = kNow - 600;
+    EXPECT_EQ(reason(), SpareReason::prepared_transaction);
+    EXPECT_EQ(spared_[0].idle, 600);
+    facts_[victim_].state_start = kNow - 599;
+    EXPECT_EQ(reason(), SpareReason::none);
+    EXPECT_EQ(next_due_, 1);
+}
+
+TEST_F(BlockerPolicyTest, AStalledClientIsEndedOnlyWhereThatIsAllowed) {
+    SessionFacts& facts = facts_[victim_];
+    facts.idle_in_transaction = false;
+    facts.state_start = kNow - 850; // when its statement began
+    EXPECT_EQ(reason(), SpareReason::none);
+    facts.stalled = true;
+    facts.stalled_since = kNow - 599;
+    EXPECT_EQ(reason(), SpareReason::none);
+    facts.stalled_since = kNow - 600;
+    EXPECT_EQ(reason(), SpareReason::stalled_client);
+    limits_.stalled_clients = true;
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 600, 100, 1}}));
+    facts.stalled_since = kNow - 599;
+    EXPECT_EQ(reason(), SpareReason::none);
+    // All other clauses protect it as well.
+    facts.stalled_since = kNow - 600;
+    facts.superuser = true;
+    EXPECT_EQ(reason(), SpareReason::superuser);
+    facts.superuser = false;
+    requests_[0].wait_start = kNow - 49;
+    EXPECT_EQ(reason(), SpareReason::none);
+}
+
+TEST_F(BlockerPolicyTest, SparedSessionsComeLongestBlockedFirst) {
+    const SessionIndex boss = session(10, kNow - 60);
+    facts_[boss].idle_in_transaction = true;
+    facts_[boss].superuser = true;
+    facts_[victim_].exempt_role = true;
+    maker_.edge(alter_, boss, true, kAccessShare);
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::exempt_role},
+                                  {boss, 0, 10'000, 60, 1, SpareReason::superuser}}));
+}
+
+TEST_F(BlockerPolicyTest, EveryReasonHasWords) {
+    for (std::size_t i = 0; i < kSpareReasons; ++i)
+        EXPECT_FALSE(spare_reason_text(static_cast<SpareReason>(i)).empty()) << i;
+}
+
+// ---- When to look again
+
+TEST_F(BlockerPolicyTest, NextDueIsWhenBothTimesAreReached) {
+    EXPECT_EQ(judge().size(), 1U);
+    EXPECT_EQ(next_due_, -1);
+    facts_[victim_].state_start = kNow - 590; // 10 to go
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 10);
+    requests_[0].wait_start = kNow - 20; // 30 to go
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 30);
+    replace_victim(4711, kNow - 10); // 40 to go
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 40);
+    replace_victim(4711, kUnknownTime);
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, -1);
+}
+
+TEST_F(BlockerPolicyTest, NextDueIsTheEarliest) {
+    const SessionIndex other = session(10, kNow - 900);
+    facts_[other].idle_in_transaction = true;
+    facts_[other].state_start = kNow - 580;
+    maker_.edge(alter_, other, true, kAccessShare);
+    EXPECT_EQ(judge().size(), 1U);
+    EXPECT_EQ(next_due_, 20);
+    facts_[victim_].state_start = kNow - 595;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 5);
+}
+
+// ---- Patterns of applications
+
+TEST(MatchesApplicationTest, Patterns) {
+    EXPECT_TRUE(matches_application("psql", "psql"));
+    EXPECT_FALSE(matches_application("psql", "Psql"));
+    EXPECT_FALSE(matches_application("psql", "psql "));
+    EXPECT_FALSE(matches_application("psql", ""));
+    EXPECT_TRUE(matches_application("pg_*", "pg_dump"));
+    EXPECT_TRUE(matches_application("pg_*", "pg_"));
+    EXPECT_FALSE(matches_application("pg_*", "pg"));
+    EXPECT_TRUE(matches_application("*dump", "pg_dump"));
+    EXPECT_TRUE(matches_application("*a*b*", "xxaxxbxx"));
+    EXPECT_FALSE(matches_application("*a*b*", "xxbxxaxx"));
+    EXPECT_TRUE(matches_application("a*ab", "aaab"));
+    EXPECT_TRUE(matches_application("**", ""));
+    EXPECT_TRUE(matches_application("*", "anything"));
+    EXPECT_FALSE(matches_application("_", "a")) << "no wildcard but *";
+    EXPECT_FALSE(matches_application("a%", "ab"));
+}
+
+TEST(MatchesApplicationTest, Lists) {
+    EXPECT_FALSE(matches_application("", ""));
+    EXPECT_FALSE(matches_application("  ", ""));
+    EXPECT_TRUE(matches_application(" psql ,\tpg_dump ", "psql"));
+    EXPECT_TRUE(matches_application(" psql ,\tpg_dump ", "pg_dump"));
+    EXPECT_TRUE(matches_application("my app", "my app"));
+    EXPECT_TRUE(matches_application(R"("a,b", c)", "a,b"));
+    EXPECT_TRUE(matches_application(R"("a,b", c)", "c"));
+    EXPECT_FALSE(matches_application(R"("a,b", c)", "a"));
+    EXPECT_TRUE(matches_application(R"(" x ")", " x "));
+    EXPECT_FALSE(matches_application(R"(" x ")", "x"));
+    EXPECT_TRUE(matches_application(R"("*"*)", "*y"));
+    EXPECT_FALSE(matches_application(R"("*"*)", "xy"));
+    EXPECT_TRUE(matches_application(R"("say ""hi""")", R"(say "hi")"));
+    EXPECT_TRUE(matches_application(R"("""")", R"(")"));
+}
+
+TEST(MatchesApplicationTest, Faults) {
+    for (const char* right :
+         {"", "  ", "a", "a,b", " a , b ", "*", R"("a,b")", R"("a b" , c*)", R"("""")"})
+        EXPECT_EQ(fault_of_patterns(right), "") << right;
+    for (const char* wrong : {",", "a,", ",a", "a,,b", "a, ,b", R"("")", R"("a)", R"(a,"b)"})
+        EXPECT_NE(fault_of_patterns(wrong), "") << wrong;
+}
+
+// ---- Fuses
+
+constexpr Microseconds kMinute = 60'000'000;
+
+TEST(TerminationFuseTest, CountsAnyMinute) {
+    TerminationFuse fuse = {};
+    const Microseconds start = 5; // a machine that has just been started
+    EXPECT_FALSE(fuse_allows(fuse, 0, start));
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_TRUE(fuse_allows(fuse, 3, start + i));
+        note_termination(fuse, start + i);
+    }
+    EXPECT_FALSE(fuse_allows(fuse, 3, start + 3));
+    EXPECT_TRUE(fuse_allows(fuse, 4, start + 3));
+    // The first one is a minute old to the microsecond.
+    EXPECT_FALSE(fuse_allows(fuse, 3, start + kMinute - 1));
+    EXPECT_TRUE(fuse_allows(fuse, 3, start + kMinute));
+    note_termination(fuse, start + kMinute);
+    EXPECT_FALSE(fuse_allows(fuse, 3, start + kMinute));
+    EXPECT_TRUE(fuse_allows(fuse, 3, start + kMinute + 1));
+}
+
+TEST(TerminationFuseTest, HoldsInDoubt) {
+    TerminationFuse fuse = {};
+    note_termination(fuse, 10 * kMinute);
+    EXPECT_FALSE(fuse_allows(fuse, 1, kMinute)) << "a clock that went backwards";
+}
+
+TEST(TerminationFuseTest, TheRingKeepsTheNewest) {
+    TerminationFuse fuse = {};
+    for (Microseconds i = 0; i < 3 * kMostTerminationsPerMinute + 7; ++i)
+        note_termination(fuse, i);
+    EXPECT_EQ(fuse.count, kMostTerminationsPerMinute);
+    const Microseconds now = 3 * kMostTerminationsPerMinute + 6;
+    EXPECT_FALSE(fuse_allows(fuse, kMostTerminationsPerMinute, now));
+    // Half of those kept are a minute old.
+    const Microseconds later = now - kMostTerminationsPerMinute / 2 + kMinute;
+    EXPECT_FALSE(fuse_allows(fuse, kMostTerminationsPerMinute / 2, later));
+    EXPECT_TRUE(fuse_allows(fuse, kMostTerminationsPerMinute / 2 + 1, later));
+}
+
+TEST(RequestFuseTest, HoldsForTheSameRequestAlone) {
+    const RequestFuse unused = {};
+    EXPECT_FALSE(request_fuse_holds(unused, 4712, 77, 50, 10));
+    EXPECT_FALSE(request_fuse_holds(unused, 0, 0, 50, 10));
+    const RequestFuse fuse = {4712, 77, 1000};
+    EXPECT_TRUE(request_fuse_holds(fuse, 4712, 77, 50, 1000));
+    EXPECT_TRUE(request_fuse_holds(fuse, 4712, 77, 50, 1049));
+    EXPECT_FALSE(request_fuse_holds(fuse, 4712, 77, 50, 1050));
+    EXPECT_FALSE(request_fuse_holds(fuse, 4712, 78, 50, 1000)) << "its next wait";
+    EXPECT_FALSE(request_fuse_holds(fuse, 4713, 77, 50, 1000));
+    EXPECT_FALSE(request_fuse_holds(fuse, 4712, 77, 0, 1000)) << "no limit";
+    EXPECT_TRUE(request_fuse_holds(fuse, 4712, 77, 50, 900)) << "in doubt";
+}
+
 TEST_F(BlockerPolicyTest, EveryFailureIsBadAllocAndLeavesNothing) {
-    EXPECT_GE(
-        fail_every_allocation([&](std::pmr::memory_resource& memory) {
-            EXPECT_EQ(
-                judge_blockers(maker_.graph(), facts_, requests_, limits_, kNow, memory).size(),
-                1U);
-        }),
-        3U);
+    EXPECT_GE(fail_every_allocation([&](std::pmr::memory_resource& memory) {
+                  EXPECT_EQ(judge_blockers(maker_.graph(), facts_, requests_, limits_, kNow, memory)
+                                .to_end.size(),
+                            1U);
+              }),
+              3U);
 }
 
 TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
@@ -293,11 +531,19 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
     };
     std::size_t ended = 0;
     std::size_t spared = 0;
+    std::size_t dues = 0;
     for (int round = 0; round < 2000; ++round) {
         const std::uint32_t count = 2 + below(10);
         const Timestamp now = 100;
         const BlockerLimits limits{below(20), below(20)};
-        const auto time = [&] { return below(15) == 0 ? kUnknownTime : Timestamp{below(105)}; };
+        bool future = false; // some time is not reached yet
+        const auto time = [&] {
+            if (below(15) == 0)
+                return kUnknownTime;
+            const Timestamp at = below(105);
+            future |= at > now;
+            return at;
+        };
         GraphMaker maker;
         std::vector<SessionFacts> facts;
         for (std::uint32_t i = 0; i < count; ++i) {
@@ -357,11 +603,26 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         });
 
         TestMemory memory;
-        const auto decisions = judge_blockers(graph, facts, requests, limits, now, memory);
-        ASSERT_EQ(Decisions(decisions.begin(), decisions.end()), expected) << "round " << round;
+        const Judgement judgement = judge_blockers(graph, facts, requests, limits, now, memory);
+        const auto& ended_now = judgement.to_end;
+        ASSERT_EQ(Decisions(ended_now.begin(), ended_now.end()), expected) << "round " << round;
+        for (const BlockerDecision& decision : judgement.to_spare)
+            ASSERT_EQ(decision.spared, spare_reason(facts[decision.victim], limits));
+        if (judgement.next_due >= 0 && !future) {
+            // A moment earlier nothing changes, and at that time somebody more is in the lists.
+            const auto listed = [&](Timestamp at) {
+                const Judgement later = judge_blockers(graph, facts, requests, limits, at, memory);
+                return later.to_end.size() + later.to_spare.size();
+            };
+            ASSERT_GT(judgement.next_due, 0);
+            ASSERT_EQ(listed(now + judgement.next_due - 1), listed(now)) << "round " << round;
+            ASSERT_GT(listed(now + judgement.next_due), listed(now)) << "round " << round;
+            ++dues;
+        }
     }
     EXPECT_GT(ended, 500U);
     EXPECT_GT(spared, 500U);
+    EXPECT_GT(dues, 100U);
 }
 
 } // namespace

@@ -527,6 +527,14 @@ TEST(VictimTextTest, Variants) {
                             "PID 4712 (lock on relation 4294967295) for 30 s.");
 }
 
+TEST(VictimTextTest, AStalledClient) {
+    Termination t = termination();
+    t.stalled = true;
+    EXPECT_EQ(detail_of(t),
+              "pg_lockguard: waiting for its client in a statement for 2 min while blocking PID "
+              "4712 (ALTER TABLE, AccessExclusiveLock on relation 16402) for 30 s.");
+}
+
 TEST(VictimTextTest, Hint) {
     const std::string_view hint = victim_hint();
     EXPECT_TRUE(hint.starts_with("The transaction was rolled back. "));
@@ -553,6 +561,17 @@ TEST(TerminationLogLineTest, NamesTheVictimAndWhomItBlocked) {
     EXPECT_EQ(log_line_of(t), "PID 4711" + offence + ", and 7 more sessions");
     t.application = "x";
     EXPECT_EQ(log_line_of(t), "PID 4711 (app \"x\")" + offence + ", and 7 more sessions");
+}
+
+TEST(TerminationLogLineTest, APreparedTransactionHasNoPid) {
+    Termination t = termination();
+    t.victim_pid = 0;
+    t.prepared_xid = 745;
+    t.application = {};
+    EXPECT_EQ(
+        log_line_of(t),
+        "prepared transaction 745 (user shop, database store): prepared for at least 2 min while "
+        "blocking PID 4712 (ALTER TABLE, AccessExclusiveLock on relation 16402) for 30 s");
 }
 
 TEST(TerminationLogLineTest, IsOneLine) {

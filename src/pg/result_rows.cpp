@@ -1,0 +1,52 @@
+#include "pg/result_rows.h"
+
+extern "C" {
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+}
+
+namespace lockguard::pg {
+
+ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types) {
+    compat::init_materialized_srf(fcinfo);
+    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+    int declared = result->setDesc->natts;
+    auto expected = static_cast<int>(types.size());
+    bool same = declared == expected;
+    for (int i = 0; same && i < declared; i++)
+        same = TupleDescAttr(result->setDesc, i)->atttypid == types[i];
+    if (!same)
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("%s was declared by another version of pg_lockguard", name),
+                 declared != expected
+                     ? errdetail("The function has %d columns, the library %d.", declared, expected)
+                     : errdetail("The function's columns have other types than the library's."),
+                 errhint("Run ALTER EXTENSION pg_lockguard UPDATE, or reconnect to get the library "
+                         "that is installed.")));
+    return result;
+}
+
+Datum text_value(const char* text) {
+    return CStringGetTextDatum(text);
+}
+
+Datum cut_text_value(const char* text) {
+    int length = static_cast<int>(strlen(text));
+    return PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, length, length)));
+}
+
+Datum name_value(const char* text) {
+    auto name = static_cast<Name>(palloc0(sizeof(NameData)));
+    namestrcpy(name, text);
+    return NameGetDatum(name);
+}
+
+Datum interval_value(int64 duration) {
+    auto* interval = static_cast<Interval*>(palloc0(sizeof(Interval)));
+    interval->day = static_cast<int32>(duration / USECS_PER_DAY);
+    interval->time = duration % USECS_PER_DAY;
+    return IntervalPGetDatum(interval);
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,44 @@
+// Rows of a set-returning function, and the check that its SQL declaration is the library's.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "pg/compat.h"
+
+namespace lockguard::pg {
+
+/// Makes the tuple store of a function's result. Raises 55000 where the SQL declaration does not
+/// have these columns: it is of another version than the library. (After an update of the package
+/// the server may run on with the old library; ALTER EXTENSION ... UPDATE may have been forgotten.)
+///
+/// \param name   "lock_tree()"
+/// \param types  of the columns
+ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
+
+/// One row to be, of N columns. Starts as all nulls.
+template <int N>
+struct ResultRow {
+    Datum values[N];
+    bool nulls[N];
+
+    ResultRow() : values{} { std::fill(std::begin(nulls), std::end(nulls), true); }
+
+    void set(int column, Datum value) {
+        values[column] = value;
+        nulls[column] = false;
+    }
+    void put(ReturnSetInfo* result) {
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+};
+
+/// Values, in the current memory context.
+Datum text_value(const char* text);
+/// Of a fixed-size field that may have been cut in the middle of a character.
+Datum cut_text_value(const char* text);
+Datum name_value(const char* text);
+/// Microseconds as an interval of days and time.
+Datum interval_value(int64 duration);
+
+} // namespace lockguard::pg
