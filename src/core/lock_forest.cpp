@@ -479,4 +479,29 @@ std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
     return rows.keep();
 }
 
+std::size_t redraw_in_ascii(std::span<char> drawing) noexcept {
+    struct Stroke {
+        std::string_view drawn;
+        std::string_view ascii;
+    };
+    constexpr std::array kStrokes = {Stroke{kBranch, "|- "}, Stroke{kLastBranch, "`- "},
+                                     Stroke{kLine, "|  "}, Stroke{kElision, "..."}};
+    const std::string_view text(drawing.data(), drawing.size());
+    std::size_t read = 0;
+    std::size_t written = 0;
+    while (read < text.size()) {
+        const auto* stroke = std::find_if(kStrokes.begin(), kStrokes.end(), [&](const Stroke& s) {
+            return text.substr(read).starts_with(s.drawn);
+        });
+        if (stroke == kStrokes.end()) {
+            drawing[written++] = drawing[read++];
+            continue;
+        }
+        read += stroke->drawn.size();
+        std::copy(stroke->ascii.begin(), stroke->ascii.end(), drawing.begin() + written);
+        written += stroke->ascii.size();
+    }
+    return written;
+}
+
 } // namespace lockguard::core

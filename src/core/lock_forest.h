@@ -3,6 +3,7 @@
 
 #include "core/lock_graph.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <memory_resource>
 #include <span>
@@ -50,5 +51,9 @@ std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
                                             std::pmr::memory_resource& memory);
 
 inline constexpr std::uint32_t kDrawnDepth = 20;
+
+/// Redraws in ASCII, in place, for databases whose encoding lacks the box-drawing characters. Never
+/// longer than before; returns the new length. Other text in it stays as it is.
+std::size_t redraw_in_ascii(std::span<char> drawing) noexcept;
 
 } // namespace lockguard::core

@@ -112,7 +112,8 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
     if (event.has_blocker)
         set_blocker(&row, event, lookup);
     row.set_text(col_reason, event.reason);
-    row.set_text(col_lock_tree, event.lock_tree);
+    if (event.lock_tree[0] != '\0')
+        row.set(col_lock_tree, pg::drawing_value(event.lock_tree));
     row.put(result);
 }
 

@@ -377,8 +377,7 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
         ArrayType* path_array = new_int4_array(static_cast<int>(forest_row.depth) + 1);
         std::copy_n(path, forest_row.depth + 1, int4_elements(path_array));
 
-        row.set(col_tree, PointerGetDatum(cstring_to_text_with_len(
-                              forest_row.tree.data(), static_cast<int>(forest_row.tree.size()))));
+        row.set(col_tree, pg::drawing_value(forest_row.tree));
         row.set(col_pid, Int32GetDatum(session.pid));
         row.set(col_depth, Int32GetDatum(static_cast<int32>(forest_row.depth)));
         row.set(col_root_pid, Int32GetDatum(picture.snapshot.sessions[forest_row.root].pid));

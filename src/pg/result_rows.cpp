@@ -1,5 +1,7 @@
 #include "pg/result_rows.h"
 
+#include "core/lock_forest.h"
+
 extern "C" {
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -34,6 +36,14 @@ Datum text_value(const char* text) {
 Datum cut_text_value(const char* text) {
     int length = static_cast<int>(strlen(text));
     return PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, length, length)));
+}
+
+Datum drawing_value(std::string_view drawing) {
+    text* value = cstring_to_text_with_len(drawing.data(), static_cast<int>(drawing.size()));
+    int encoding = GetDatabaseEncoding();
+    if (encoding != PG_UTF8 && encoding != PG_SQL_ASCII)
+        SET_VARSIZE(value, VARHDRSZ + core::redraw_in_ascii({VARDATA(value), drawing.size()}));
+    return PointerGetDatum(value);
 }
 
 Datum name_value(const char* text) {

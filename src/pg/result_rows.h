@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <span>
+#include <string_view>
 
 #include "pg/compat.h"
 
@@ -37,6 +38,8 @@ struct ResultRow {
 Datum text_value(const char* text);
 /// Of a fixed-size field that may have been cut in the middle of a character.
 Datum cut_text_value(const char* text);
+/// Of a text with a drawing of the core's (UTF-8): in ASCII where the database can't store it.
+Datum drawing_value(std::string_view drawing);
 Datum name_value(const char* text);
 /// Microseconds as an interval of days and time.
 Datum interval_value(int64 duration);

@@ -51,6 +51,8 @@ $observer->do(q{
 	CREATE TABLE "Odd Schema"."Odd ""Table" (id int);
 });
 $observer->do('CREATE DATABASE other');
+$observer->do(q{CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0});
+$node->safe_psql('latin1', 'CREATE EXTENSION pg_lockguard');
 
 is($observer->value('SHOW shared_preload_libraries'), '', 'the library is not preloaded');
 is($observer->value('SELECT count(*) FROM lock_tree()'), '0', 'nothing waits: no row');
@@ -71,6 +73,10 @@ is($observer->value('SELECT count(*) FROM lock_tree()'), '0', 'nothing waits: no
 		   ├─ second | alter | - | 0 | relation | public.users | AccessShareLock | AccessExclusiveLock
 		   └─ third | alter | - | 0 | relation | public.users | RowExclusiveLock | AccessExclusiveLock
 		EOT
+	is( $node->safe_psql('latin1',
+			q{SELECT regexp_replace(tree, '\d+', 'pid') FROM lock_tree()}),
+		"pid\n`- pid\n   |- pid\n   `- pid",
+		'drawn in ASCII where the encoding of the database has no other strokes');
 	is(tree($node, qw(depth root_pid path state wait_event_type wait_event query deadlock)), <<~EOT,
 		reader | 0 | reader | reader | idle in transaction | Client | ClientRead | BEGIN; SELECT FROM users | 0
 		└─ alter | 1 | reader | reader>alter | active | Lock | relation | ALTER TABLE users ADD COLUMN m int | 0
