@@ -568,7 +568,7 @@ sub waits_since
 	finish($holder, $ddl);
 
 	# Both at once: idle for a moment at the end of a long wait.
-	configure($node, blocker_min_idle => '1s', blocker_min_wait => '1s');
+	configure($node, blocker_min_idle => '4s', blocker_min_wait => '4s');
 	$table = new_table();
 	$holder = idle_holder('app', $table);
 	$ddl = blocked_ddl($table);
@@ -577,7 +577,7 @@ sub waits_since
 	$holder->{dbh}->do('SELECT 1');
 	my $idle_since = idle_since($holder);
 	cmp_ok($idle_since - $waits_since, '>', 0.8, 'idle since long after the wait began');
-	cmp_ok(seconds_until_ended($holder, $idle_since) + $tick, '>=', 1, 'both limits count');
+	cmp_ok(seconds_until_ended($holder, $idle_since) + $tick, '>=', 4, 'both limits count');
 	finish($holder, $ddl);
 	configure($node, blocker_min_idle => 0, blocker_min_wait => 0);
 }
