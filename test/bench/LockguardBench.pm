@@ -12,7 +12,8 @@ use POSIX ();
 use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
 our @EXPORT = qw(connect_bench milliseconds_of microseconds_of quantile median figure verdict
-  keep_figure print_table poll_until start_crowd end_crowd process_status);
+  keep_figure print_table poll_until start_crowd end_crowd process_status processor_nanoseconds
+  private_memory);
 
 $| = 1;
 
@@ -125,6 +126,31 @@ sub process_status
 	my %status = map { /^(\w+):\s+(\d+)/ ? ($1, $2) : () } <$file>;
 	close($file);
 	return \%status;
+}
+
+# Nanoseconds that a process has had on a processor; where the kernel does not count them, from the
+# clock ticks.
+sub processor_nanoseconds
+{
+	my ($pid) = @_;
+	if (open(my $file, '<', "/proc/$pid/schedstat"))
+	{
+		my ($nanoseconds) = split ' ', <$file>;
+		return $nanoseconds;
+	}
+	open(my $file, '<', "/proc/$pid/stat") or die "/proc/$pid/stat: $!";
+	my @fields = split ' ', <$file> =~ s/.*\) //r;
+	return ($fields[11] + $fields[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK()) * 1e9;
+}
+
+# What the process has for itself, in kB: shared memory would count as soon as it is touched. The
+# kernel adds this up page by page, unlike the sizes in /proc/PID/status, which are approximate.
+sub private_memory
+{
+	my ($pid) = @_;
+	open(my $file, '<', "/proc/$pid/smaps_rollup") or die "/proc/$pid/smaps_rollup: $!";
+	my ($anonymous) = map { /^Anonymous:\s+(\d+)/ } <$file>;
+	return $anonymous;
 }
 
 # ---------------------------------------------------------------------------------------------

@@ -15,21 +15,12 @@ my $crowd = start_crowd($control, $shape, $waiters);
 my $dbh = connect_bench();
 my ($pid) = $dbh->selectrow_array("SELECT pg_backend_pid()");
 
-# What the process has for itself, in kB: shared memory would count as soon as it is touched. The
-# kernel adds this up page by page, unlike the sizes in /proc/PID/status, which are approximate.
-sub private_memory
-{
-	open(my $file, '<', "/proc/$pid/smaps_rollup") or die "/proc/$pid/smaps_rollup: $!";
-	my ($anonymous) = map { /^Anonymous:\s+(\d+)/ } <$file>;
-	return $anonymous;
-}
-
 sub sizes
 {
 	my $contexts = "SELECT sum(total_bytes) FROM pg_backend_memory_contexts";
 	$dbh->selectrow_array($contexts);
 	my ($contexts_size) = $dbh->selectrow_array($contexts);
-	return (private_memory(), $contexts_size / 1024);
+	return (private_memory($pid), $contexts_size / 1024);
 }
 
 $dbh->do("SELECT * FROM lock_tree()") for 1 .. 1000;

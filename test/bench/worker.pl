@@ -11,20 +11,6 @@ my $control = connect_bench();
 my @idle = map { connect_bench('idle') } 1 .. $connections;
 $_->do("SELECT 1") for @idle;
 
-# Nanoseconds on a processor; where the kernel does not count them, from the clock ticks.
-sub processor_nanoseconds
-{
-	my ($pid) = @_;
-	if (open(my $file, '<', "/proc/$pid/schedstat"))
-	{
-		my ($nanoseconds) = split ' ', <$file>;
-		return $nanoseconds;
-	}
-	open(my $file, '<', "/proc/$pid/stat") or die "/proc/$pid/stat: $!";
-	my @fields = split ' ', <$file> =~ s/.*\) //r;
-	return ($fields[11] + $fields[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK()) * 1e9;
-}
-
 my $worker =
   "SELECT pid FROM pg_stat_activity WHERE backend_type NOT IN ('client backend', 'checkpointer',
      'background writer', 'walwriter', 'logical replication launcher', 'autovacuum launcher')";
