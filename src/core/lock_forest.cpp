@@ -287,8 +287,11 @@ struct SessionSet {
 
     std::uint32_t size() const {
         std::uint32_t sum = 0;
-        for (const std::uint64_t word : words)
-            sum += static_cast<std::uint32_t>(std::popcount(word));
+        for (const std::uint64_t word : words) {
+            // Most are empty, and the processor's own instruction is not to be counted on.
+            if (word != 0)
+                sum += static_cast<std::uint32_t>(std::popcount(word));
+        }
         return sum;
     }
 };
@@ -387,9 +390,17 @@ class Pencil {
     Pencil(std::uint32_t deepest, std::pmr::memory_resource& memory)
         : more_(std::size_t{deepest} + 1, 0, &memory) {}
 
-    /// The text lives until the next call.
-    std::string_view draw(std::int32_t pid, std::uint32_t depth, bool more_siblings) {
-        end_ = buffer_.data();
+    /// No row at that depth takes more.
+    static std::size_t max_bytes(std::uint32_t depth) {
+        if (depth == 0)
+            return kNumberBytes;
+        return kElision.size() + kNumberBytes + 1 + (depth - 1) % kDrawnDepth * kLine.size() +
+               kBranch.size() + kNumberBytes;
+    }
+
+    /// Draws to `start`, where there is room for max_bytes(depth). Returns what was drawn.
+    std::string_view draw(std::int32_t pid, std::uint32_t depth, bool more_siblings, char* start) {
+        end_ = start;
         more_[depth] = more_siblings ? 1 : 0;
         if (depth > 0) {
             const std::uint32_t elided = (depth - 1) / kDrawnDepth * kDrawnDepth;
@@ -398,19 +409,21 @@ class Pencil {
                 put_number(elided);
                 put(" ");
             }
-            for (std::uint32_t level = elided + 1; level < depth; ++level)
-                put(more_[level] != 0 ? kLine : kGap);
+            // No "?:", so that each put() knows how many bytes it copies.
+            for (std::uint32_t level = elided + 1; level < depth; ++level) {
+                if (more_[level] != 0)
+                    put(kLine);
+                else
+                    put(kGap);
+            }
             put(more_siblings ? kBranch : kLastBranch);
         }
         put_number(pid);
-        return {buffer_.data(), static_cast<std::size_t>(end_ - buffer_.data())};
+        return {start, static_cast<std::size_t>(end_ - start)};
     }
 
   private:
     static constexpr std::size_t kNumberBytes = 11; // "-2147483648", "4294967295"
-    static constexpr std::size_t kMaxBytes = kElision.size() + kNumberBytes + 1 +
-                                             (kDrawnDepth - 1) * kLine.size() + kBranch.size() +
-                                             kNumberBytes;
     static_assert(kGap.size() <= kLine.size() && kLastBranch.size() <= kBranch.size());
 
     void put(std::string_view text) {
@@ -420,10 +433,9 @@ class Pencil {
 
     template <class Number>
     void put_number(Number number) {
-        end_ = std::to_chars(end_, buffer_.data() + buffer_.size(), number).ptr;
+        end_ = std::to_chars(end_, end_ + kNumberBytes, number).ptr;
     }
 
-    std::array<char, kMaxBytes> buffer_;
     char* end_ = nullptr;
     /// For each level, whether the row there that the present one hangs under has siblings below.
     std::pmr::vector<char> more_;
@@ -441,6 +453,7 @@ std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
 
     KeptArray<ForestRow> rows(sessions.size(), memory);
     std::uint32_t deepest = 0;
+    std::size_t text_bytes = 0;
     for (std::size_t i = 0; i < sessions.size(); ++i) {
         const Hanging& hanging = hangings[sessions[i]];
         rows[i] = {.session = sessions[i],
@@ -451,29 +464,23 @@ std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
                    .deadlock = order.on_cycle(sessions[i]),
                    .tree = {}};
         deepest = std::max(deepest, hanging.depth);
+        text_bytes += Pencil::max_bytes(hanging.depth);
     }
 
-    // Drawn twice: to see how long the texts are, and into the one block that holds them all.
     Pencil pencil(deepest, memory);
-    const auto draw_row = [&](const ForestRow& row) {
+    KeptArray<char> text(text_bytes, memory);
+    char* next_text = text.data();
+    for (std::size_t i = 0; i < sessions.size(); ++i) {
+        ForestRow& row = rows[i];
         const Hanging& hanging = hangings[row.session];
         bool more_siblings = false;
         if (row.parent != nullptr) {
             const Hanging& parent = hangings[row.parent->blocker];
             more_siblings = hanging.row + hanging.rows < parent.row + parent.rows;
         }
-        return pencil.draw(graph.sessions[row.session].pid, row.depth, more_siblings);
-    };
-    std::size_t text_bytes = 0;
-    for (std::size_t i = 0; i < sessions.size(); ++i)
-        text_bytes += draw_row(rows[i]).size();
-    KeptArray<char> text(text_bytes, memory);
-    char* next_text = text.data();
-    for (std::size_t i = 0; i < sessions.size(); ++i) {
-        const std::string_view drawn = draw_row(rows[i]);
-        std::memcpy(next_text, drawn.data(), drawn.size());
-        rows[i].tree = {next_text, drawn.size()};
-        next_text += drawn.size();
+        row.tree =
+            pencil.draw(graph.sessions[row.session].pid, row.depth, more_siblings, next_text);
+        next_text += row.tree.size();
     }
     text.keep();
     return rows.keep();

@@ -116,13 +116,50 @@ struct SharedWords {
     }
 };
 
+/// An int4[] that is filled anew for each row.
+class Int4Array {
+  public:
+    void reserve(std::size_t capacity) {
+        array_ = static_cast<ArrayType*>(
+            palloc_extended(kHeaderSize + sizeof(int32) * capacity, MCXT_ALLOC_HUGE));
+        array_->dataoffset = 0; // no nulls
+        array_->elemtype = INT4OID;
+    }
+    int32* elements() {
+        return reinterpret_cast<int32*>(reinterpret_cast<char*>(array_) + kHeaderSize);
+    }
+    /// Its first `count` elements. An empty array has no dimension.
+    Datum first(std::size_t count) {
+        SET_VARSIZE(array_, count == 0 ? sizeof(ArrayType) : kHeaderSize + sizeof(int32) * count);
+        array_->ndim = count == 0 ? 0 : 1;
+        ARR_DIMS(array_)[0] = static_cast<int>(count);
+        *(ARR_DIMS(array_) + 1) = 1; // the lower bound
+        return PointerGetDatum(array_);
+    }
+
+  private:
+    static constexpr Size kHeaderSize = ARR_OVERHEAD_NONULLS(1);
+
+    ArrayType* array_;
+};
+
+/// Room for the values that differ from row to row: the tuple store copies them, so that each row
+/// can use it again.
+struct RowRoom {
+    Int4Array path;
+    Int4Array blocked_by;
+    Int4Array held_by;
+    SharedWords words;
+};
+
 /// One row to be. Starts as all nulls.
 struct Row {
     Datum values[column_count];
     bool nulls[column_count];
+    Interval ages[column_count]; // what the values of some columns point to
     SharedWords* words;
 
-    explicit Row(SharedWords* shared) : values{}, words(shared) {
+    explicit Row(SharedWords* shared) : words(shared) {
         std::fill(std::begin(nulls), std::end(nulls), true);
     }
 
@@ -130,9 +167,9 @@ struct Row {
         values[column] = value;
         nulls[column] = false;
     }
-    void set_text(Column column, const char* text) {
+    void set_text(Column column, const text* text) {
         if (text != nullptr)
-            set(column, CStringGetTextDatum(text));
+            set(column, PointerGetDatum(text));
     }
     void set_word(Column column, const char* word) {
         if (word != nullptr)
@@ -147,45 +184,30 @@ struct Row {
     /// negative, though clocks of different processors may disagree.
     void set_age(Column column, TimestampTz since, TimestampTz now) {
         int64 age = std::max<int64>(now - since, 0) / 1000 * 1000;
-        auto* interval = static_cast<Interval*>(palloc0(sizeof(Interval)));
-        interval->day = static_cast<int32>(age / USECS_PER_DAY);
-        interval->time = age % USECS_PER_DAY;
-        set(column, IntervalPGetDatum(interval));
+        ages[column] = {age % USECS_PER_DAY, static_cast<int32>(age / USECS_PER_DAY), 0};
+        set(column, IntervalPGetDatum(&ages[column]));
     }
 };
 
-/// An int4[] of `count` elements, to be filled by the caller.
-ArrayType* new_int4_array(int count) {
-    if (count == 0)
-        return construct_empty_array(INT4OID);
-    Size size = ARR_OVERHEAD_NONULLS(1) + sizeof(int32) * static_cast<Size>(count);
-    auto* array = static_cast<ArrayType*>(palloc0(size));
-    SET_VARSIZE(array, size);
-    array->ndim = 1;
-    array->elemtype = INT4OID;
-    ARR_DIMS(array)[0] = count;
-    ARR_LBOUND(array)[0] = 1;
-    return array;
-}
-
-int32* int4_elements(ArrayType* array) {
-    return reinterpret_cast<int32*>(ARR_DATA_PTR(array));
-}
-
-/// The pids of a session's blockers, ascending: all of them, or those that hold a conflicting lock.
-Datum blocker_pids(const core::LockGraph& graph, core::SessionIndex session, bool holders_only) {
-    auto edges = graph.blockers_of(session);
-    auto wanted = [&](const core::Edge& edge) { return edge.holds || !holders_only; };
-    auto count = static_cast<int>(std::count_if(edges.begin(), edges.end(), wanted));
-    ArrayType* array = new_int4_array(count);
-    int32* pid = int4_elements(array);
-    for (const core::Edge& edge : edges) {
-        if (wanted(edge))
-            *pid++ = graph.sessions[edge.blocker].pid;
+/// The pids of a session's blockers, ascending: all of them, and those that hold a conflicting
+/// lock.
+void set_blockers(Row* row, const core::LockGraph& graph, core::SessionIndex session,
+                  RowRoom* room) {
+    int32* all = room->blocked_by.elements();
+    int32* holder = room->held_by.elements();
+    for (const core::Edge& edge : graph.blockers_of(session)) {
+        int32 pid = graph.sessions[edge.blocker].pid;
+        *all++ = pid;
+        if (edge.holds)
+            *holder++ = pid;
     }
-    if (count > 1)
-        std::sort(int4_elements(array), int4_elements(array) + count);
-    return PointerGetDatum(array);
+    std::sort(room->blocked_by.elements(), all);
+    std::sort(room->held_by.elements(), holder);
+    auto count = [](Int4Array& array, int32* end) {
+        return array.first(static_cast<std::size_t>(end - array.elements()));
+    };
+    row->set(col_blocked_by, count(room->blocked_by, all));
+    row->set(col_held_by, count(room->held_by, holder));
 }
 
 /// The client's address, as pg_stat_activity has it: null for a Unix-domain socket.
@@ -248,8 +270,12 @@ void set_details(Row* row, const SessionDetails& details, const pg::SnapshotSess
     row->set_word(col_wait_event_type, pgstat_get_wait_event_type(session.wait_event_info));
     row->set_word(col_wait_event, pgstat_get_wait_event(session.wait_event_info));
     set_client_addr(row, status.client_addr);
-    row->set_text(col_backend_type, pg::backend_type_name(status.type, session.pid));
-    row->set_text(col_query, status.query);
+    const char* backend_type = pg::backend_type_name(status.type, session.pid);
+    if (status.type != B_BG_WORKER)
+        row->set_word(col_backend_type, backend_type);
+    else if (backend_type != nullptr)
+        row->set(col_backend_type, CStringGetTextDatum(backend_type)); // a buffer's
+    row->set_text(col_query, status.query_text);
 }
 
 /// Who the session is. A session that ended since the snapshot keeps its place in the tree, with
@@ -260,12 +286,12 @@ void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
     row->set_name(col_datname, details.datname);
     row->set_name(col_usename, details.usename);
     if (details.gid != nullptr) {
-        row->set_text(col_gid, details.gid);
+        row->set(col_gid, CStringGetTextDatum(details.gid));
         row->set_age(col_xact_age, picture.snapshot.core_sessions[index].xact_start, picture.now);
     }
     if (!details.has_status)
         return;
-    row->set_text(col_application_name, details.status.application_name);
+    row->set_text(col_application_name, details.status.application_name_text);
     if (details.visible)
         set_details(row, details, session, picture.now);
     else
@@ -285,10 +311,14 @@ void read_details(Picture* picture) {
         if (!edges.empty())
             picture->details[i].in_tree = true;
     }
+    constexpr core::SessionIndex ahead = 4;
     for (core::SessionIndex i = 0; i < count; i++) {
         const pg::SnapshotSession& session = snapshot.sessions[i];
         SessionDetails& details = picture->details[i];
         core::Timestamp& xact_start = snapshot.core_sessions[i].xact_start;
+        if (i + ahead < count)
+            pg::prefetch_backend_status(
+                {snapshot.sessions[i + ahead].procno, snapshot.sessions[i + ahead].pid});
         if (!details.in_tree)
             continue;
         CHECK_FOR_INTERRUPTS();
@@ -319,6 +349,13 @@ Name name_of(const char* text) {
     return name;
 }
 
+text* object_text(const LOCKTAG& tag, pg::NameLookup names) {
+    const char* words = pg::locked_object_text(tag, names);
+    text* result = cstring_to_text(words);
+    pfree(const_cast<char*>(words)); // there may be thousands
+    return result;
+}
+
 /// Looks up the names of databases, roles and locked objects. Neighbours mostly have the same.
 void read_names(Picture* picture) {
     const pg::LockSnapshot& snapshot = picture->snapshot;
@@ -341,8 +378,7 @@ void read_names(Picture* picture) {
         if (i > 0 && memcmp(&wait.tag, &snapshot.waits[i - 1].tag, sizeof(LOCKTAG)) == 0)
             picture->lock_objects[i] = picture->lock_objects[i - 1];
         else if (!wait.safe_snapshot)
-            picture->lock_objects[i] =
-                cstring_to_text(pg::locked_object_text(wait.tag, picture->names));
+            picture->lock_objects[i] = object_text(wait.tag, picture->names);
     }
 }
 
@@ -360,30 +396,36 @@ bool take_picture(Picture* picture) {
     return true;
 }
 
+/// Makes the room that any of these rows can need.
+void make_room(std::span<const core::ForestRow> rows, RowRoom* room) {
+    // No session stands deeper, or has more blockers, than there are rows.
+    room->path.reserve(rows.size());
+    room->blocked_by.reserve(rows.size());
+    room->held_by.reserve(rows.size());
+    room->words = {};
+    room->words.context = CurrentMemoryContext;
+}
+
 void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
               ReturnSetInfo* result) {
-    // The pids from the root to the row: the rows come depth first, so a stack does.
-    auto* path = static_cast<int32*>(palloc(sizeof(int32) * rows.size()));
+    RowRoom room;
+    make_room(rows, &room);
     MemoryContext row_context = AllocSetContextCreate(
-        CurrentMemoryContext, "pg_lockguard lock_tree row", ALLOCSET_DEFAULT_SIZES);
-    SharedWords words = {};
-    words.context = CurrentMemoryContext;
+        CurrentMemoryContext, "pg_lockguard lock_tree row", ALLOCSET_SMALL_SIZES);
+    MemoryContext caller = MemoryContextSwitchTo(row_context);
     for (const core::ForestRow& forest_row : rows) {
         CHECK_FOR_INTERRUPTS();
-        MemoryContext caller = MemoryContextSwitchTo(row_context);
         const pg::SnapshotSession& session = picture.snapshot.sessions[forest_row.session];
-        Row row(&words);
-        path[forest_row.depth] = session.pid;
-        ArrayType* path_array = new_int4_array(static_cast<int>(forest_row.depth) + 1);
-        std::copy_n(path, forest_row.depth + 1, int4_elements(path_array));
+        Row row(&room.words);
+        // The pids from the root to the row: the rows come depth first, so those above are there.
+        room.path.elements()[forest_row.depth] = session.pid;
 
         row.set(col_tree, pg::drawing_value(forest_row.tree));
         row.set(col_pid, Int32GetDatum(session.pid));
         row.set(col_depth, Int32GetDatum(static_cast<int32>(forest_row.depth)));
         row.set(col_root_pid, Int32GetDatum(picture.snapshot.sessions[forest_row.root].pid));
-        row.set(col_path, PointerGetDatum(path_array));
-        row.set(col_blocked_by, blocker_pids(picture.graph, forest_row.session, false));
-        row.set(col_held_by, blocker_pids(picture.graph, forest_row.session, true));
+        row.set(col_path, room.path.first(std::size_t{forest_row.depth} + 1));
+        set_blockers(&row, picture.graph, forest_row.session, &room);
         row.set(col_blocks, Int32GetDatum(static_cast<int32>(forest_row.blocks)));
         row.set(col_deadlock, BoolGetDatum(forest_row.deadlock));
         if (forest_row.parent != nullptr && forest_row.parent->mode != core::kNoLockMode)
@@ -392,12 +434,29 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
         set_wait(&row, picture, session);
         set_session(&row, picture, forest_row.session);
         tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
-        MemoryContextSwitchTo(caller);
         MemoryContextReset(row_context);
     }
+    MemoryContextSwitchTo(caller);
 }
 
-void lock_tree(ReturnSetInfo* result) {
+/// How much room to ask for at once for the rows: as much as they take, or more. malloc gives free
+/// memory back to the system beyond twice the largest block that it has seen freed. So one block
+/// that is larger than all the rest of a call keeps the pages for the next call, which else spends
+/// a third of its time on having them mapped again. What is not used of it is never touched.
+Size room_for(const Picture& picture, std::span<const core::ForestRow> rows) {
+    constexpr Size typical = 640; // of a row, without its path, drawing and query
+    Size needed = 0;
+    for (const core::ForestRow& row : rows) {
+        const SessionDetails& details = picture.details[row.session];
+        needed += typical + sizeof(int32) * row.depth + row.tree.size();
+        if (details.has_status && details.visible)
+            needed += VARSIZE(details.status.query_text);
+    }
+    Size all_the_rest = 128 * 1024 + 1280 * rows.size();
+    return std::max(needed, all_the_rest);
+}
+
+void lock_tree(FunctionCallInfo fcinfo) {
     Picture picture;
     if (!take_picture(&picture))
         return;
@@ -407,7 +466,8 @@ void lock_tree(ReturnSetInfo* result) {
     elog(DEBUG2, "pg_lockguard: copied %d waits, partition locks held for %u ns",
          picture.snapshot.wait_count,
          static_cast<unsigned>(picture.snapshot.locks_held_ns)); // read by test/bench
-    put_rows(picture, rows, result);
+    pg::compat::open_result_store(fcinfo, room_for(picture, rows));
+    put_rows(picture, rows, reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo));
     pg::close_name_lookup(picture.names);
 }
 
@@ -419,12 +479,14 @@ void lock_tree(ReturnSetInfo* result) {
 /// declaration is of another version than the library, 53200.
 Datum pg_lockguard_lock_tree(PG_FUNCTION_ARGS) {
     using namespace lockguard;
-    ReturnSetInfo* result = pg::begin_result(fcinfo, "lock_tree()", features::kTypes);
+    pg::check_declaration(fcinfo, "lock_tree()", features::kTypes);
 
-    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard lock_tree",
-                                                  ALLOCSET_DEFAULT_SIZES);
+    // Blocks of at most 64 kB: the last of those that go on doubling would be half empty.
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard lock_tree",
+                              ALLOCSET_DEFAULT_MINSIZE, ALLOCSET_DEFAULT_INITSIZE, 64 * 1024);
     MemoryContext caller = MemoryContextSwitchTo(context);
-    features::lock_tree(result);
+    features::lock_tree(fcinfo);
     MemoryContextSwitchTo(caller);
     MemoryContextDelete(context);
     return Datum{0};

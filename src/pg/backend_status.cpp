@@ -2,6 +2,7 @@
 
 extern "C" {
 #include "catalog/pg_authid.h"
+#include "mb/pg_wchar.h"
 #include "postmaster/bgworker.h"
 #include "utils/acl.h"
 }
@@ -12,6 +13,8 @@ namespace {
 
 // A slot changes a few times in a statement; somebody who changes it all the time is read later.
 constexpr int kReadAttempts = 1000;
+
+constexpr int kCacheLine = 64; // to prefetch by; a wrong guess does no harm
 
 /// Runs copy(slot) until it saw a slot that did not change meanwhile. False where the slot is not
 /// this session's (any more), or does not keep still. copy must not follow pointers that a torn
@@ -36,11 +39,28 @@ bool read_slot(BackendIdentity identity, Copy copy) {
     return false;
 }
 
-/// Copies a string of a slot, which always has a NUL in its last byte.
-void copy_slot_text(char* target, const char* text, std::size_t size) {
+/// Copies a string of a slot, which always has a NUL in its last byte. Returns its length.
+std::size_t copy_slot_text(char* target, const char* text, std::size_t size) {
     std::size_t length = strnlen(text, size - 1);
     memcpy(target, text, length);
     target[length] = '\0';
+    return length;
+}
+
+/// Only the part of it that says anything: a Unix-domain socket has no address.
+void copy_client_addr(SockAddr* target, const SockAddr& address) {
+    target->addr.ss_family = address.addr.ss_family;
+    if (target->addr.ss_family == AF_INET || target->addr.ss_family == AF_INET6)
+        memcpy(target, &address, sizeof(*target));
+}
+
+/// A text that ends with a NUL in addition.
+text* terminated_text(const char* string, std::size_t length) {
+    auto* copy = static_cast<text*>(palloc(VARHDRSZ + length + 1));
+    SET_VARSIZE(copy, VARHDRSZ + length);
+    memcpy(VARDATA(copy), string, length);
+    VARDATA(copy)[length] = '\0';
+    return copy;
 }
 
 } // namespace
@@ -54,6 +74,8 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
 
     BackendStatus copy;
     char application_name[NAMEDATALEN];
+    std::size_t application_name_length;
+    std::size_t query_length;
     bool found = read_slot(identity, [&](const PgBackendStatus* slot) {
         copy.type = slot->st_backendType;
         copy.state = slot->st_state;
@@ -63,20 +85,39 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
         copy.change_count = slot->st_changecount;
         copy.database = slot->st_databaseid;
         copy.role = slot->st_userid;
-        memcpy(&copy.client_addr, &slot->st_clientaddr, sizeof(copy.client_addr));
-        copy_slot_text(application_name, slot->st_appname, sizeof(application_name));
-        copy_slot_text(query, slot->st_activity_raw, pgstat_track_activity_query_size);
+        copy_client_addr(&copy.client_addr, slot->st_clientaddr);
+        application_name_length =
+            copy_slot_text(application_name, slot->st_appname, sizeof(application_name));
+        query_length =
+            copy_slot_text(query, slot->st_activity_raw, pgstat_track_activity_query_size);
     });
     if (!found)
         return false;
-    copy.application_name = pstrdup(application_name);
     // Only a text that fills its room can end in the middle of a character.
-    std::size_t length = strlen(query);
-    copy.query = length + 1 < static_cast<std::size_t>(pgstat_track_activity_query_size)
-                     ? pnstrdup(query, length)
-                     : pgstat_clip_activity(query);
+    if (query_length + 1 == static_cast<std::size_t>(pgstat_track_activity_query_size))
+        query_length = static_cast<std::size_t>(
+            pg_mbcliplen(query, static_cast<int>(query_length), static_cast<int>(query_length)));
+    copy.application_name_text = terminated_text(application_name, application_name_length);
+    copy.query_text = terminated_text(query, query_length);
+    copy.application_name = VARDATA(copy.application_name_text);
+    copy.query = VARDATA(copy.query_text);
     *status = copy;
     return true;
+}
+
+void prefetch_backend_status(BackendIdentity identity) {
+    const PgBackendStatus* slot = compat::status_slot(identity.procno, identity.pid);
+    if (slot == nullptr)
+        return;
+    for (Size offset = 0; offset < sizeof(*slot); offset += kCacheLine)
+        __builtin_prefetch(reinterpret_cast<const char*>(slot) + offset);
+    // The strings lie in arrays beside the slots; the slot's own pointers would have to be waited
+    // for. Two lines are as much as most queries need.
+    std::ptrdiff_t index = slot - MyBEEntry;
+    const char* query = MyBEEntry->st_activity_raw + index * pgstat_track_activity_query_size;
+    __builtin_prefetch(query);
+    __builtin_prefetch(query + kCacheLine);
+    __builtin_prefetch(MyBEEntry->st_appname + index * NAMEDATALEN);
 }
 
 bool read_backend_state(BackendIdentity identity, BackendStateOnly* state) {

@@ -28,6 +28,8 @@ struct BackendStatus {
     SockAddr client_addr;
     const char* application_name; // "" where there is none
     const char* query;            // clipped at a character boundary
+    text* application_name_text;  // the same two, ready for a row
+    text* query_text;
 };
 
 /// The state of a session alone: no strings, no allocation, safe under an LWLock.
@@ -43,6 +45,9 @@ struct BackendStateOnly {
 /// ended or its slot changes too fast to be read (both are rare and mean the same to callers:
 /// unknown). May ereport out of memory.
 bool read_backend_status(BackendIdentity identity, BackendStatus* status);
+
+/// Asks the processor to load what read_backend_status() is going to read soon.
+void prefetch_backend_status(BackendIdentity identity);
 
 /// The same for the state alone. Never ereports, never allocates.
 bool read_backend_state(BackendIdentity identity, BackendStateOnly* state);

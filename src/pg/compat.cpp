@@ -47,10 +47,7 @@ int max_backends() {
 
 #endif
 
-void init_materialized_srf(FunctionCallInfo fcinfo) {
-#if PG_VERSION_NUM >= 150000
-    InitMaterializedSRF(fcinfo, 0);
-#else
+void init_materialized_descriptor(FunctionCallInfo fcinfo) {
     auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
     if (result == nullptr || !IsA(result, ReturnSetInfo))
         ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -64,12 +61,47 @@ void init_materialized_srf(FunctionCallInfo fcinfo) {
     TupleDesc descriptor;
     if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");
+    MemoryContextSwitchTo(caller);
     result->returnMode = SFRM_Materialize;
+    result->setDesc = descriptor;
+}
+
+#if PG_VERSION_NUM < 180000
+
+namespace {
+/// Where the rows go. It belongs to the place that the function is called from, which may call it
+/// many times in one query: each store leaves it empty.
+MemoryContext store_context(FunctionCallInfo fcinfo, Size expected_bytes) {
+    FmgrInfo* function = fcinfo->flinfo;
+    if (function->fn_extra == nullptr) {
+        // Beyond work_mem they go to disk. The store itself takes 16 kB.
+        Size bytes = Min(expected_bytes, static_cast<Size>(work_mem) * 1024);
+        Size block = MAXALIGN(Min(bytes, MaxAllocSize / 2) + 24 * 1024);
+#if PG_VERSION_NUM >= 150000
+        function->fn_extra = GenerationContextCreate(function->fn_mcxt, "pg_lockguard result", 0,
+                                                     block, Max(block, 1024 * 1024));
+#else
+        function->fn_extra =
+            GenerationContextCreate(function->fn_mcxt, "pg_lockguard result", block);
+#endif
+    }
+    return static_cast<MemoryContext>(function->fn_extra);
+}
+} // namespace
+
+#endif
+
+void open_result_store(FunctionCallInfo fcinfo, [[maybe_unused]] Size expected_bytes) {
+    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+#if PG_VERSION_NUM >= 180000
+    MemoryContext context = result->econtext->ecxt_per_query_memory;
+#else
+    MemoryContext context = store_context(fcinfo, expected_bytes);
+#endif
+    MemoryContext caller = MemoryContextSwitchTo(context);
     result->setResult = tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0,
                                               false, work_mem);
-    result->setDesc = descriptor;
     MemoryContextSwitchTo(caller);
-#endif
 }
 
 } // namespace lockguard::pg::compat

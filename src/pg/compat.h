@@ -347,7 +347,12 @@ inline uint32 new_wait_event([[maybe_unused]] const char* name) {
 
 // ---- Set-returning functions.
 
-/// Makes the tuple store and descriptor of a materialized result, from the function's declaration.
-void init_materialized_srf(FunctionCallInfo fcinfo);
+/// Makes the descriptor of a materialized result, from the function's declaration. Where no store
+/// is opened, the result is empty.
+void init_materialized_descriptor(FunctionCallInfo fcinfo);
+
+/// Opens the store, for rows of about so many bytes altogether. Their memory does not grow in
+/// powers of two, as that of an ordinary store does up to 17.
+void open_result_store(FunctionCallInfo fcinfo, Size expected_bytes);
 
 } // namespace lockguard::pg::compat

@@ -57,7 +57,8 @@ struct Room {
         count = 0;
     }
     void release() {
-        pfree(elements);
+        if (elements != nullptr)
+            pfree(elements);
         elements = nullptr;
     }
     /// The next free place, or null where there is none; counts in both cases.
@@ -81,6 +82,12 @@ struct RawCopy {
     Room<RawLock> locks;
     Room<RawHolder> holders;
     Room<RawWaiter> waiters;
+
+    void release() {
+        locks.release();
+        holders.release();
+        waiters.release();
+    }
 };
 
 /// How many processes wait for a heavyweight lock and for a safe snapshot, looked at without a
@@ -105,6 +112,7 @@ void prefetch(const void* from, Size size) {
 /// measured).
 WaitCounts count_waits() {
     constexpr uint32 ahead = 8;
+    LOCK* recent[ahead] = {};
     WaitCounts counts = {0, 0};
     for (uint32 i = 0; i < ProcGlobal->allProcCount; i++) {
         if (i + ahead < ProcGlobal->allProcCount) {
@@ -113,8 +121,14 @@ WaitCounts count_waits() {
             __builtin_prefetch(&later->wait_event_info);
         }
         const PGPROC* proc = GetPGProcByNumber(i);
-        const LOCK* lock = *const_cast<LOCK* const volatile*>(&proc->waitLock);
+        LOCK* lock = *const_cast<LOCK* const volatile*>(&proc->waitLock);
         if (lock != nullptr) {
+            // The lock before the last few has come by now, and says where its first holder is. It
+            // may be gone, and that address mean nothing: it is not read.
+            LOCK*& earlier = recent[counts.heavyweight % static_cast<int>(ahead)];
+            if (earlier != nullptr)
+                prefetch(compat::first_proclock(earlier), sizeof(PROCLOCK));
+            earlier = lock;
             counts.heavyweight++;
             prefetch(lock, offsetof(LOCK, requested));
             prefetch(*const_cast<PROCLOCK* const volatile*>(&proc->waitProcLock), sizeof(PROCLOCK));
@@ -491,6 +505,7 @@ bool take_lock_snapshot(LockSnapshot* snapshot) {
     if (copy.locks.count == 0 && safe.waiter_count == 0 && low_priority.count == 0)
         return false;
     build_tables(copy, safe, low_priority, snapshot);
+    copy.release();
     return true;
 }
 

@@ -9,8 +9,8 @@ extern "C" {
 
 namespace lockguard::pg {
 
-ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types) {
-    compat::init_materialized_srf(fcinfo);
+void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types) {
+    compat::init_materialized_descriptor(fcinfo);
     auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
     int declared = result->setDesc->natts;
     auto expected = static_cast<int>(types.size());
@@ -26,7 +26,12 @@ ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span
                      : errdetail("The function's columns have other types than the library's."),
                  errhint("Run ALTER EXTENSION pg_lockguard UPDATE, or reconnect to get the library "
                          "that is installed.")));
-    return result;
+}
+
+ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types) {
+    check_declaration(fcinfo, name, types);
+    compat::open_result_store(fcinfo, 0);
+    return reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
 }
 
 Datum text_value(const char* text) {

@@ -9,12 +9,16 @@
 
 namespace lockguard::pg {
 
-/// Makes the tuple store of a function's result. Raises 55000 where the SQL declaration does not
-/// have these columns: it is of another version than the library. (After an update of the package
-/// the server may run on with the old library; ALTER EXTENSION ... UPDATE may have been forgotten.)
+/// Raises 55000 where the SQL declaration of a function does not have these columns: it is of
+/// another version than the library. (After an update of the package the server may run on with the
+/// old library; ALTER EXTENSION ... UPDATE may have been forgotten.) Else it makes the result's
+/// descriptor, and the result is empty as long as no store is opened.
 ///
 /// \param name   "lock_tree()"
 /// \param types  of the columns
+void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
+
+/// The same, and opens the tuple store.
 ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
 
 /// One row to be, of N columns. Starts as all nulls.

@@ -65,7 +65,7 @@ sub start_load
 sub stop_load
 {
 	my $load = shift;
-	$load->{run}->signal('INT');
+	$load->{run}->signal('TERM');
 	$load->{run}->finish;
 	unlike($load->{err}, qr/ERROR|FATAL|aborted/, 'no client of the load has seen an error');
 	return;
