@@ -151,11 +151,6 @@ inline int procno_of(const PGPROC* proc) {
     return static_cast<int>(proc - ProcGlobal->allProcs);
 }
 
-/// The PGPROCs of prepared transactions stand behind those of processes.
-inline bool is_prepared_transaction(const PGPROC* proc) {
-    return procno_of(proc) >= static_cast<int>(ProcGlobal->allProcCount);
-}
-
 inline LocalTransactionId lxid_of(const PGPROC* proc) {
 #if PG_VERSION_NUM >= 170000
     return proc->vxid.lxid;

@@ -34,10 +34,6 @@ ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span
     return reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
 }
 
-Datum text_value(const char* text) {
-    return CStringGetTextDatum(text);
-}
-
 Datum cut_text_value(const char* text) {
     int length = static_cast<int>(strlen(text));
     return PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, length, length)));

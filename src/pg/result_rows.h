@@ -39,7 +39,6 @@ struct ResultRow {
 };
 
 /// Values, in the current memory context.
-Datum text_value(const char* text);
 /// Of a fixed-size field that may have been cut in the middle of a character.
 Datum cut_text_value(const char* text);
 /// Of a text with a drawing of the core's (UTF-8): in ASCII where the database can't store it.
