@@ -180,25 +180,26 @@ inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
     return same_backend && proc->fpLocalTransactionId == vxid.localTransactionId;
 }
 
-/// The modes that a process holds on a relation of its own database in its fast-path slots. The
-/// caller holds proc->fpInfoLock. 18 gave a process as many slots as max_locks_per_transaction
-/// needs.
+/// The modes that a process holds on a relation of its own database in its fast-path slots. Certain
+/// only while the caller holds proc->fpInfoLock. 18 gave a process as many groups of slots as
+/// max_locks_per_transaction needs.
 inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
 #if PG_VERSION_NUM >= 180000
-    const int slots = FastPathLockSlotsPerBackend();
-    auto bits_of = [proc](int slot) {
-        return proc->fpLockBits[slot / FP_LOCK_SLOTS_PER_GROUP] >>
-               (3 * (slot % FP_LOCK_SLOTS_PER_GROUP));
-    };
+    constexpr int group_slots = FP_LOCK_SLOTS_PER_GROUP;
+    const int groups = FastPathLockSlotsPerBackend() / group_slots;
+    auto bits_of = [proc](int group) { return proc->fpLockBits[group]; };
 #else
-    const int slots = FP_LOCK_SLOTS_PER_BACKEND;
-    auto bits_of = [proc](int slot) { return proc->fpLockBits >> (3 * slot); };
+    constexpr int group_slots = FP_LOCK_SLOTS_PER_BACKEND;
+    constexpr int groups = 1;
+    auto bits_of = [proc](int) { return proc->fpLockBits; };
 #endif
-    // Three bits a slot, for AccessShareLock, RowShareLock and RowExclusiveLock.
-    for (int slot = 0; slot < slots; slot++) {
-        uint64 modes = bits_of(slot) & 7;
-        if (modes != 0 && proc->fpRelId[slot] == relation)
-            return static_cast<LOCKMASK>(modes << AccessShareLock);
+    for (int group = 0; group < groups; group++) {
+        // Three bits a slot, for AccessShareLock, RowShareLock and RowExclusiveLock.
+        uint64 bits = bits_of(group);
+        for (int slot = group * group_slots; bits != 0; bits >>= 3, slot++) {
+            if ((bits & 7) != 0 && proc->fpRelId[slot] == relation)
+                return static_cast<LOCKMASK>((bits & 7) << AccessShareLock);
+        }
     }
     return 0;
 }

@@ -36,32 +36,52 @@ void add(Holders* holders, const PGPROC* proc, LOCKMASK modes) {
                                         session->xid, mode};
 }
 
-/// Weak locks in the slots of their holders.
-void add_from_slots(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
+/// Can a lock that conflicts stand in its holder's own slots? Weak locks on relations can.
+bool can_be_in_slots(const LOCKTAG& tag, LOCKMASK conflicts) {
     constexpr LOCKMASK kWeak =
         LOCKBIT_ON(AccessShareLock) | LOCKBIT_ON(RowShareLock) | LOCKBIT_ON(RowExclusiveLock);
-    if (tag.locktag_type != LOCKTAG_RELATION || tag.locktag_lockmethodid != DEFAULT_LOCKMETHOD ||
-        tag.locktag_field1 == InvalidOid || (conflicts & kWeak) == 0)
+    return tag.locktag_type == LOCKTAG_RELATION && tag.locktag_lockmethodid == DEFAULT_LOCKMETHOD &&
+           tag.locktag_field1 != InvalidOid && (conflicts & kWeak) != 0;
+}
+
+/// Those that a process has in its slots. Certain only while the caller holds proc->fpInfoLock.
+LOCKMASK modes_in_slots(const PGPROC* proc, const LOCKTAG& tag) {
+    // In this order: most processes have nothing in their slots, and need not be asked for more.
+    LOCKMASK modes = compat::fast_path_modes(proc, tag.locktag_field2);
+    return modes != 0 && proc->databaseId == tag.locktag_field1 ? modes : 0;
+}
+
+/// Weak locks in the slots of their holders.
+void add_from_slots(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
+    if (!can_be_in_slots(tag, conflicts))
         return;
     for (uint32 i = 0; i < ProcGlobal->allProcCount; i++) {
         PGPROC* proc = GetPGProcByNumber(i);
         LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
-        LOCKMASK modes = proc->databaseId == tag.locktag_field1
-                             ? compat::fast_path_modes(proc, tag.locktag_field2) & conflicts
-                             : 0;
+        LOCKMASK modes = modes_in_slots(proc, tag) & conflicts;
         LWLockRelease(&proc->fpInfoLock);
         if (modes != 0)
             add(holders, proc, modes);
     }
 }
 
+/// Processes, and behind them prepared transactions.
+int count_of_procs() {
+    return static_cast<int>(ProcGlobal->allProcCount) + max_prepared_xacts;
+}
+
 /// The LOCK with that tag. The lock table itself can't be searched from outside, but each LOCK
 /// hangs in the list of whoever holds it or waits for it. The caller holds the partition's lock.
-LOCK* find_lock(const LOCKTAG& tag, int partition, int process_count) {
+///
+/// \param steps  how many entries of those lists it may look at; negative when it gave up
+LOCK* find_lock(const LOCKTAG& tag, int partition, int* steps) {
+    int process_count = count_of_procs();
     for (int i = 0; i < process_count; i++) {
         PGPROC* proc = GetPGProcByNumber(i);
         for (PROCLOCK* proclock = compat::newest_own_proclock(proc, partition); proclock != nullptr;
              proclock = compat::older_own_proclock(proc, partition, proclock)) {
+            if (--*steps < 0)
+                return nullptr;
             if (memcmp(&proclock->tag.myLock->tag, &tag, sizeof(LOCKTAG)) == 0)
                 return proclock->tag.myLock;
         }
@@ -70,11 +90,12 @@ LOCK* find_lock(const LOCKTAG& tag, int partition, int process_count) {
 }
 
 /// Locks of the main table. add() only copies: it is fit to be called under the partition's lock.
-void add_from_table(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts, int process_count) {
+void add_from_table(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
     uint32 hash = LockTagHashCode(&tag);
     LWLock* partition_lock = LockHashPartitionLock(hash);
     LWLockAcquire(partition_lock, LW_SHARED);
-    LOCK* lock = find_lock(tag, static_cast<int>(LockHashPartition(hash)), process_count);
+    int steps = INT_MAX;
+    LOCK* lock = find_lock(tag, static_cast<int>(LockHashPartition(hash)), &steps);
     if (lock != nullptr) {
         for (PROCLOCK* proclock = compat::first_proclock(lock); proclock != nullptr;
              proclock = compat::next_proclock(lock, proclock)) {
@@ -86,18 +107,50 @@ void add_from_table(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts, in
     LWLockRelease(partition_lock);
 }
 
+/// Is no conflicting mode of the lock granted to anybody, according to the main table? False also
+/// where the partition has too many locks to find that out in a moment.
+bool is_free_in_table(const LOCKTAG& tag, LOCKMASK conflicts, uint32 hash) {
+    constexpr int kMostSteps = 200; // a few microseconds
+    int steps = kMostSteps;
+    LWLock* partition_lock = LockHashPartitionLock(hash);
+    LWLockAcquire(partition_lock, LW_SHARED);
+    const LOCK* lock = find_lock(tag, static_cast<int>(LockHashPartition(hash)), &steps);
+    bool is_free = steps >= 0 && (lock == nullptr || (lock->grantMask & conflicts) == 0);
+    LWLockRelease(partition_lock);
+    return is_free;
+}
+
 } // namespace
 
+bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
+    LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[mode];
+    bool in_slots = can_be_in_slots(tag, conflicts);
+    uint32 hash = LockTagHashCode(&tag);
+    int partition = static_cast<int>(LockHashPartition(hash));
+    bool table_is_empty = true;
+    // Without fpInfoLock and the partition's lock, which is what makes it cheap. Of the lists
+    // nothing but whether they are empty is looked at.
+    for (int i = 0; i < count_of_procs(); i++) {
+        PGPROC* proc = GetPGProcByNumber(i);
+        if (proc == MyProc)
+            continue;
+        if (in_slots && (modes_in_slots(proc, tag) & conflicts) != 0)
+            return false;
+        if (compat::newest_own_proclock(proc, partition) != nullptr)
+            table_is_empty = false;
+    }
+    return table_is_empty || is_free_in_table(tag, conflicts, hash);
+}
+
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter) {
-    int process_count = static_cast<int>(ProcGlobal->allProcCount) + max_prepared_xacts;
     LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[wanted];
     Holders holders;
     holders.found =
-        static_cast<LockHolder*>(palloc(sizeof(LockHolder) * static_cast<Size>(process_count)));
+        static_cast<LockHolder*>(palloc(sizeof(LockHolder) * static_cast<Size>(count_of_procs())));
     holders.count = 0;
     holders.waiter = leader_of(GetPGProcByNumber(waiter));
     add_from_slots(&holders, tag, conflicts);
-    add_from_table(&holders, tag, conflicts, process_count);
+    add_from_table(&holders, tag, conflicts);
     return {holders.found, holders.count};
 }
 

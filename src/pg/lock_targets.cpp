@@ -75,23 +75,34 @@ bool is_allowed(Oid relation, Right right, AclMode privileges) {
     return false;
 }
 
+/// A relation that a statement names.
+struct Subject {
+    Oid relation; // InvalidOid where there is none for this user
+    char kind;
+};
+
 /// The relation of that name, if the user may have a lock on it; else the collection is spoilt.
-Oid look_up(Collection* found, const RangeVar* name, Right right, AclMode privileges = 0) {
+Subject look_up(Collection* found, const RangeVar* name, Right right, AclMode privileges = 0) {
     Oid relation = name == nullptr ? InvalidOid : RangeVarGetRelid(name, NoLock, true);
-    // Dropped just now: no kind.
-    if (!OidIsValid(relation) || get_rel_relkind(relation) == '\0' ||
-        !is_allowed(relation, right, privileges)) {
-        found->valid = false;
-        return InvalidOid;
+    HeapTuple row =
+        OidIsValid(relation) ? SearchSysCache1(RELOID, ObjectIdGetDatum(relation)) : nullptr;
+    char kind = '\0';
+    if (HeapTupleIsValid(row)) { // else dropped just now
+        const auto* columns = reinterpret_cast<const FormData_pg_class*>(GETSTRUCT(row));
+        kind = columns->relkind;
+        found->temporary |= columns->relpersistence == RELPERSISTENCE_TEMP;
+        ReleaseSysCache(row);
     }
-    found->temporary |= get_rel_persistence(relation) == RELPERSISTENCE_TEMP;
-    return relation;
+    if (kind == '\0' || !is_allowed(relation, right, privileges)) {
+        found->valid = false;
+        return {InvalidOid, '\0'};
+    }
+    return {relation, kind};
 }
 
 /// Is the relation of a kind that the words ask for? PostgreSQL allows ALTER TABLE for nearly
 /// anything, and has its own idea of the rest.
-bool is_of_type(Oid relation, ObjectType type, bool renames) {
-    char kind = get_rel_relkind(relation);
+bool is_of_type(char kind, ObjectType type, bool renames) {
     switch (type) {
     case OBJECT_INDEX:
         return renames || kind == RELKIND_INDEX || kind == RELKIND_PARTITIONED_INDEX;
@@ -153,7 +164,7 @@ void add_other_table(Collection* found, const AlterTableCmd* command) {
     case AT_AttachPartition:
     case AT_DetachPartition: {
         const RangeVar* name = reinterpret_cast<const PartitionCmd*>(command->def)->name;
-        Oid partition = look_up(found, name, Right::own);
+        Oid partition = look_up(found, name, Right::own).relation;
         // A partitioned index waits for its index at ACCESS EXCLUSIVE too.
         if (OidIsValid(partition))
             add(found, partition, AccessExclusiveLock);
@@ -176,16 +187,16 @@ void add_other_table(Collection* found, const AlterTableCmd* command) {
 }
 
 void collect(Collection* found, const AlterTableStmt* statement) {
-    Oid relation = look_up(found, statement->relation, Right::own);
+    auto [relation, kind] = look_up(found, statement->relation, Right::own);
     if (!OidIsValid(relation))
         return;
-    if (!is_of_type(relation, statement->objtype, false)) {
+    if (!is_of_type(kind, statement->objtype, false)) {
         found->valid = false;
         return;
     }
     LOCKMODE mode = AlterTableGetLockLevel(statement->cmds);
     add(found, relation, mode);
-    bool partitioned = get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE;
+    bool partitioned = kind == RELKIND_PARTITIONED_TABLE;
     bool children = false;
     for (int i = 0; i < list_length(statement->cmds); i++) {
         const auto* command = static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i));
@@ -197,14 +208,13 @@ void collect(Collection* found, const AlterTableStmt* statement) {
 }
 
 void collect(Collection* found, const RenameStmt* statement) {
-    Oid relation = look_up(found, statement->relation, Right::own);
+    auto [relation, kind] = look_up(found, statement->relation, Right::own);
     if (!OidIsValid(relation))
         return;
-    if (!is_of_type(relation, statement->renameType, true)) {
+    if (!is_of_type(kind, statement->renameType, true)) {
         found->valid = false;
         return;
     }
-    char kind = get_rel_relkind(relation);
     bool is_index = kind == RELKIND_INDEX || kind == RELKIND_PARTITIONED_INDEX;
     bool renames_itself =
         statement->renameType != OBJECT_COLUMN && statement->renameType != OBJECT_TABCONSTRAINT;
@@ -215,11 +225,10 @@ void collect(Collection* found, const RenameStmt* statement) {
 }
 
 void collect(Collection* found, const AlterObjectSchemaStmt* statement) {
-    Oid relation = look_up(found, statement->relation, Right::own);
+    auto [relation, kind] = look_up(found, statement->relation, Right::own);
     if (!OidIsValid(relation))
         return;
-    char kind = get_rel_relkind(relation);
-    if (!is_of_type(relation, statement->objectType, false) || kind == RELKIND_INDEX ||
+    if (!is_of_type(kind, statement->objectType, false) || kind == RELKIND_INDEX ||
         kind == RELKIND_PARTITIONED_INDEX)
         found->valid = false;
     else
@@ -229,12 +238,11 @@ void collect(Collection* found, const AlterObjectSchemaStmt* statement) {
 // ---- DROP
 
 void add_dropped_relation(Collection* found, const RangeVar* name, ObjectType type) {
-    Oid relation = look_up(found, name, Right::own_or_schema);
+    auto [relation, kind] = look_up(found, name, Right::own_or_schema);
     if (!OidIsValid(relation))
         return;
-    char kind = get_rel_relkind(relation);
     bool is_table = kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE;
-    if (!is_of_type(relation, type, false) || (type == OBJECT_TABLE && !is_table)) {
+    if (!is_of_type(kind, type, false) || (type == OBJECT_TABLE && !is_table)) {
         found->valid = false;
         return;
     }
@@ -273,7 +281,7 @@ void collect(Collection* found, const DropStmt* statement) {
             if (qualified < 1)
                 break;
             List* table_name = list_truncate(list_copy(names), qualified);
-            Oid table = look_up(found, makeRangeVarFromNameList(table_name), Right::own);
+            Oid table = look_up(found, makeRangeVarFromNameList(table_name), Right::own).relation;
             if (OidIsValid(table))
                 add(found, table, AccessExclusiveLock);
             break;
@@ -290,7 +298,7 @@ void collect(Collection* found, const DropStmt* statement) {
 void collect(Collection* found, const TruncateStmt* statement) {
     for (int i = 0; i < list_length(statement->relations) && found->valid; i++) {
         const auto* name = static_cast<const RangeVar*>(list_nth(statement->relations, i));
-        Oid relation = look_up(found, name, Right::privilege, ACL_TRUNCATE);
+        Oid relation = look_up(found, name, Right::privilege, ACL_TRUNCATE).relation;
         if (!OidIsValid(relation))
             return;
         add(found, relation, AccessExclusiveLock);
@@ -312,10 +320,9 @@ void collect(Collection* found, const LockStmt* statement) {
     for (int i = 0; i < list_length(statement->relations) && found->valid; i++) {
         const auto* name = static_cast<const RangeVar*>(list_nth(statement->relations, i));
         LOCKMODE mode = statement->mode;
-        Oid relation = look_up(found, name, Right::privilege, privileges_for(mode));
+        auto [relation, kind] = look_up(found, name, Right::privilege, privileges_for(mode));
         if (!OidIsValid(relation))
             return;
-        char kind = get_rel_relkind(relation);
         if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_VIEW) {
             found->valid = false;
             return;
@@ -328,16 +335,16 @@ void collect(Collection* found, const LockStmt* statement) {
 
 void add_one(Collection* found, const RangeVar* name, Right right, AclMode privileges,
              LOCKMODE mode, bool partitions) {
-    Oid relation = look_up(found, name, right, privileges);
+    auto [relation, kind] = look_up(found, name, right, privileges);
     if (!OidIsValid(relation))
         return;
     add(found, relation, mode);
-    if (partitions && get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE)
+    if (partitions && kind == RELKIND_PARTITIONED_TABLE)
         add_descendants(found, relation, mode);
 }
 
 void collect(Collection* found, const ReindexStmt* statement) {
-    Oid relation = look_up(found, statement->relation, Right::own);
+    Oid relation = look_up(found, statement->relation, Right::own).relation;
     if (!OidIsValid(relation))
         return;
     if (statement->kind != REINDEX_OBJECT_INDEX) {

@@ -1,6 +1,9 @@
 // lock_timeout for the length of a call.
 #pragma once
 
+#include <charconv>
+#include <iterator>
+
 #include "pg/compat.h"
 
 namespace lockguard::pg {
@@ -15,8 +18,8 @@ class LockTimeoutScope {
             return;
         transaction_ = compat::lxid_of(MyProc);
         nest_level_ = NewGUCNestLevel();
-        char value[16];
-        snprintf(value, sizeof(value), "%d", timeout);
+        char value[16] = ""; // not snprintf(): this runs for each guarded statement
+        std::to_chars(std::begin(value), std::end(value) - 1, timeout);
         set_config_option("lock_timeout", value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
                           0, false);
     }

@@ -4,6 +4,7 @@
 
 #include "pg/backend_status.h"
 #include "pg/bridge.h"
+#include "pg/lock_holders.h"
 #include "pg/lock_snapshot.h"
 #include "pg/lock_timeout_scope.h"
 #include "pg/wait_sampler.h"
@@ -82,6 +83,8 @@ core::Timestamp steady_now() {
 }
 
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    if (seems_free(tag, mode))
+        return false;
     int count;
     VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
     pfree(vxids); // for a big server and many partitions that adds up

@@ -131,6 +131,27 @@ is($witness->value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'users'::
 	1, 'and has done its work');
 is_clean($ddl, 'after success');
 
+# Wherever the lock of the session in the way stands: in a slot of that session, in the lock table,
+# or in a lock table that is too full to be searched at a glance. An attempt would be in vain, and
+# would give the transaction an id.
+for my $case (
+	[ 'in the table' => 'LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE' ],
+	[ 'in the table beside many others' =>
+		'SELECT pg_advisory_xact_lock(i) FROM generate_series(1, 5000) i; LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE' ],
+	[ 'in a slot beside a table with many others' =>
+		'SELECT pg_advisory_xact_lock(i) FROM generate_series(1, 5000) i; SELECT FROM users LIMIT 1' ])
+{
+	my ($name, $take) = @$case;
+	$reader->do('BEGIN');
+	$reader->do($take);
+	$ddl->send(add_column());
+	await_patience($ddl);
+	is($witness->value('SELECT backend_xid FROM pg_stat_activity WHERE pid = ?', $ddl->pid),
+		undef, "a lock $name is seen without an attempt");
+	$reader->do('COMMIT');
+	is($ddl->error, undef, "... and waited for");
+}
+
 # Nothing in the way.
 $ddl->do(add_column());
 is_clean($ddl, 'with nothing in the way');
