@@ -307,7 +307,8 @@ sub fifty_tables
 	return;
 }
 
-# What a statement costs where it need not wait, in two sessions in turn.
+# What a statement costs where it need not wait. One session runs both of a pair: two sessions that
+# take turns would differ by the processors that they happen to be on.
 sub nothing_in_the_way
 {
 	my $pairs = choose(2000, 1000);
@@ -315,46 +316,62 @@ sub nothing_in_the_way
 	my %forms = (
 		'SET DEFAULT' => sub { return "ALTER TABLE item ALTER COLUMN value SET DEFAULT $_[0]" },
 		'ADD COLUMN' => sub { return "ALTER TABLE item ADD COLUMN note$_[0] int" });
-	my %session;
-	for my $mode ('off', 'low_priority')
-	{
-		$session{$mode} = connect_bench();
-		$session{$mode}->do("SET pg_lockguard.ddl_mode = $mode");
-	}
+	my @modes = ('off', 'low_priority');
+	my $session = connect_bench();
+	my $run = sub {
+		my ($form, $mode, $n) = @_;
+		$session->do("SET pg_lockguard.ddl_mode = $mode");
+		return microseconds_of($session, $forms{$form}->($n));
+	};
 	print "Nothing in the way: $pairs pairs of ALTER TABLE\n";
-	for my $form ('ADD COLUMN', 'SET DEFAULT')
+	for my $durable (1, 0)
 	{
-		my (%times, @difference);
-		for my $pair (-99 .. $pairs)
+		set_durable($durable, $session);
+		my $name = $durable ? 'durable commits (the default)' : 'fsync off';
+		for my $form ('ADD COLUMN', 'SET DEFAULT')
 		{
-			# The table does not run out of columns, and the catalogues stay small.
-			if ($pair % 100 == 1)
+			my (%times, @difference);
+			for my $pair (-99 .. $pairs)
 			{
-				set_up($control, $situation);
-				$control->do("VACUUM $_") for qw(pg_attrdef pg_attribute pg_depend pg_class);
-				$session{$_}->do($forms{$form}->($_ eq 'off' ? 1 : 2)) for keys %session;
+				# The table does not run out of columns, and the catalogues stay small.
+				if ($pair % 100 == 1)
+				{
+					set_up($control, $situation);
+					$control->do("VACUUM $_") for qw(pg_attrdef pg_attribute pg_depend pg_class);
+					$run->($form, $modes[$_], $_) for 0, 1;
+				}
+				my %time;
+				for my $n ($pair % 2 ? (0, 1) : (1, 0))
+				{
+					$time{ $modes[$n] } = $run->($form, $modes[$n], 2 * $pair + 300 + $n);
+				}
+				next if $pair <= 0;
+				push @{ $times{$_} }, $time{$_} for keys %time;
+				push @difference, $time{low_priority} - $time{off};
 			}
-			my %time;
-			for my $n ($pair % 2 ? (0, 1) : (1, 0))
-			{
-				my $mode = ('off', 'low_priority')[$n];
-				$time{$mode} =
-				  microseconds_of($session{$mode}, $forms{$form}->(2 * $pair + 300 + $n));
-			}
-			next if $pair <= 0;
-			push @{ $times{$_} }, $time{$_} for keys %time;
-			push @difference, $time{low_priority} - $time{off};
+			my $off = median(@{ $times{off} });
+			figure("$form, $name: $plain->{name}, median", $off, 'us', undef, '%.0f');
+			figure("$form, $name: $low_priority->{name}, median",
+				median(@{ $times{low_priority} }), 'us', undef, '%.0f');
+			figure("$form, $name: $low_priority->{name} adds, median of the pairs",
+				100 * median(@difference) / $off, '%', '<= 5', '%.1f');
 		}
-		my $off = median(@{ $times{off} });
-		figure("$form: $plain->{name}, median", $off, 'us', undef, '%.0f');
-		figure("$form: $low_priority->{name}, median",
-			median(@{ $times{low_priority} }), 'us', undef, '%.0f');
-		figure("$form: $low_priority->{name} adds, median of the pairs",
-			100 * median(@difference) / $off, '%', '<= 5', '%.1f');
 	}
-	$_->disconnect for values %session;
+	$session->disconnect;
 	drop_tables($control, $situation);
 	print "\n";
+	return;
+}
+
+# Whether commits wait until they are on disk: as by default, or, to see what a statement costs
+# without that, as everywhere else in this benchmark.
+sub set_durable
+{
+	my ($durable, $session) = @_;
+	$control->do('ALTER SYSTEM SET fsync = ' . ($durable ? 'on' : 'off'));
+	$control->do('SELECT pg_reload_conf()');
+	poll_until($control, "SELECT (setting = 'on')::int FROM pg_settings WHERE name = 'fsync'", $durable);
+	$_->do('SET synchronous_commit = ' . ($durable ? 'on' : 'off')) for $control, $session;
 	return;
 }
 
