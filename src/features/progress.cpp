@@ -84,16 +84,9 @@ core::NextStep next_step_of(pg::WaitPhase phase) {
     return core::NextStep::try_locks;
 }
 
+/// Whole milliseconds.
 Datum interval_of(int64 microseconds) {
-    auto* interval = static_cast<Interval*>(palloc0(sizeof(Interval)));
-    interval->time = std::max<int64>(microseconds, 0) / 1000 * 1000;
-    return IntervalPGetDatum(interval);
-}
-
-Datum name_of(const char* text) {
-    auto* name = static_cast<Name>(palloc0(sizeof(NameData)));
-    namestrcpy(name, text);
-    return NameGetDatum(name);
+    return pg::interval_value(std::max<int64>(microseconds, 0) / 1000 * 1000);
 }
 
 /// Ascending; 0 for a prepared transaction. None once the statement has the lock.
@@ -112,36 +105,36 @@ Datum holder_pids(int procno, const pg::LowPriorityWait& wait) {
 
 void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
              ReturnSetInfo* result) {
-    Datum values[column_count] = {};
-    bool nulls[column_count] = {};
+    pg::ResultRow<column_count> row;
     TimestampTz now = GetCurrentTimestamp();
-    auto set_name = [&](Column column, const char* name) {
-        nulls[column] = name == nullptr;
+    auto set_name = [&row](Column column, const char* name) {
         if (name != nullptr)
-            values[column] = name_of(name);
+            row.set(column, pg::name_value(name));
+    };
+    auto set_text = [&row](Column column, const char* text) {
+        row.set(column, CStringGetTextDatum(text));
     };
 
-    values[col_pid] = Int32GetDatum(wait.pid);
+    row.set(col_pid, Int32GetDatum(wait.pid));
     set_name(col_datname, pg::database_name(wait.database, names));
     set_name(col_usename, pg::role_name(wait.role, names));
-    values[col_command] = CStringGetTextDatum(GetCommandTagName(wait.command));
-    values[col_relation] = CStringGetTextDatum(pg::locked_object_text(wait.tag, names));
-    values[col_lock_mode] =
-        CStringGetTextDatum(GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
-    values[col_phase] = CStringGetTextDatum(phase_name(wait.phase));
-    values[col_attempt] = Int32GetDatum(static_cast<int32>(wait.attempts));
-    values[col_waited] = interval_of(now - wait.started_at);
-    values[col_longest_stall] = interval_of(wait.longest_stall);
-    values[col_holders] = holder_pids(procno, wait);
-    nulls[col_deadline] = wait.deadline == 0;
-    values[col_deadline] = TimestampTzGetDatum(wait.deadline);
+    set_text(col_command, GetCommandTagName(wait.command));
+    set_text(col_relation, pg::locked_object_text(wait.tag, names));
+    set_text(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
+    set_text(col_phase, phase_name(wait.phase));
+    row.set(col_attempt, Int32GetDatum(static_cast<int32>(wait.attempts)));
+    row.set(col_waited, interval_of(now - wait.started_at));
+    row.set(col_longest_stall, interval_of(wait.longest_stall));
+    row.set(col_holders, holder_pids(procno, wait));
+    if (wait.deadline != 0)
+        row.set(col_deadline, TimestampTzGetDatum(wait.deadline));
     int64 within = wait.phase_end == 0 ? -1 : std::max<int64>(wait.phase_end - now, 0);
     auto next_step = pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
         return core::next_step_text(next_step_of(wait.phase), within, wait.against_wraparound,
                                     memory);
     });
-    values[col_next_step] = CStringGetTextDatum(next_step.data());
-    tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    set_text(col_next_step, next_step.data());
+    row.put(result);
 }
 
 } // namespace

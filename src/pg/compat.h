@@ -151,6 +151,11 @@ inline int procno_of(const PGPROC* proc) {
     return static_cast<int>(proc - ProcGlobal->allProcs);
 }
 
+/// Processes, and behind them, by number, prepared transactions.
+inline int count_of_procs() {
+    return static_cast<int>(ProcGlobal->allProcCount) + max_prepared_xacts;
+}
+
 inline LocalTransactionId lxid_of(const PGPROC* proc) {
 #if PG_VERSION_NUM >= 170000
     return proc->vxid.lxid;
@@ -299,9 +304,15 @@ inline uint64 nanoseconds(instr_time interval) {
 #endif
 }
 
-// ---- Settings. The memory of a check hook's "extra" belongs to guc.c, with an allocator of its
-// own
-// ---- from 16.
+/// Microseconds of a clock that does not run back, from any start.
+inline int64 steady_now() {
+    instr_time now;
+    INSTR_TIME_SET_CURRENT(now);
+    return static_cast<int64>(nanoseconds(now) / 1000);
+}
+
+// ---- Settings. From 16 the memory of a check hook's "extra" belongs to guc.c, with an allocator
+// of its own.
 
 /// Returns null where there is no memory, without an error.
 inline void* guc_extra_alloc(std::size_t size) {

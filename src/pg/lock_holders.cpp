@@ -65,17 +65,12 @@ void add_from_slots(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
     }
 }
 
-/// Processes, and behind them prepared transactions.
-int count_of_procs() {
-    return static_cast<int>(ProcGlobal->allProcCount) + max_prepared_xacts;
-}
-
 /// The LOCK with that tag. The lock table itself can't be searched from outside, but each LOCK
 /// hangs in the list of whoever holds it or waits for it. The caller holds the partition's lock.
 ///
 /// \param steps  how many entries of those lists it may look at; negative when it gave up
 LOCK* find_lock(const LOCKTAG& tag, int partition, int* steps) {
-    int process_count = count_of_procs();
+    int process_count = compat::count_of_procs();
     for (int i = 0; i < process_count; i++) {
         PGPROC* proc = GetPGProcByNumber(i);
         for (PROCLOCK* proclock = compat::newest_own_proclock(proc, partition); proclock != nullptr;
@@ -130,7 +125,7 @@ bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
     bool table_is_empty = true;
     // Without fpInfoLock and the partition's lock, which is what makes it cheap. Of the lists
     // nothing but whether they are empty is looked at.
-    for (int i = 0; i < count_of_procs(); i++) {
+    for (int i = 0; i < compat::count_of_procs(); i++) {
         PGPROC* proc = GetPGProcByNumber(i);
         if (proc == MyProc)
             continue;
@@ -145,8 +140,8 @@ bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter) {
     LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[wanted];
     Holders holders;
-    holders.found =
-        static_cast<LockHolder*>(palloc(sizeof(LockHolder) * static_cast<Size>(count_of_procs())));
+    holders.found = static_cast<LockHolder*>(
+        palloc(sizeof(LockHolder) * static_cast<Size>(compat::count_of_procs())));
     holders.count = 0;
     holders.waiter = leader_of(GetPGProcByNumber(waiter));
     add_from_slots(&holders, tag, conflicts);

@@ -243,8 +243,8 @@ class SessionTable {
   public:
     SessionTable(LockSnapshot* snapshot, int capacity) : snapshot_(snapshot) {
         // Indexed by procno; one more place for a prepared transaction that has none (see below).
-        index_ = static_cast<int*>(palloc(sizeof(int) * (total_procs() + 1)));
-        for (int i = 0; i <= total_procs(); i++)
+        index_ = static_cast<int*>(palloc(sizeof(int) * (compat::count_of_procs() + 1)));
+        for (int i = 0; i <= compat::count_of_procs(); i++)
             index_[i] = -1;
         snapshot->sessions = static_cast<SnapshotSession*>(MemoryContextAllocHuge(
             CurrentMemoryContext, sizeof(SnapshotSession) * static_cast<Size>(capacity)));
@@ -253,7 +253,7 @@ class SessionTable {
     }
 
     core::SessionIndex place(const RawSession& raw) {
-        int slot = raw.procno < 0 ? total_procs() : raw.procno;
+        int slot = raw.procno < 0 ? compat::count_of_procs() : raw.procno;
         if (index_[slot] < 0) {
             index_[slot] = count_;
             // Unlocked. Database and role stay the same as long as the session lives, and the wait
@@ -276,10 +276,6 @@ class SessionTable {
     int count() const { return count_; }
 
   private:
-    static int total_procs() {
-        return static_cast<int>(ProcGlobal->allProcCount) + max_prepared_xacts;
-    }
-
     LockSnapshot* snapshot_;
     int* index_;
     int count_ = 0;

@@ -19,6 +19,7 @@
 #include "pg/lock_timeout_run.h"
 #include "pg/lock_timeout_scope.h"
 #include "pg/low_priority_wait.h"
+#include "pg/needed_locks.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
 #include "pg/statistics.h"
@@ -38,6 +39,7 @@ namespace lockguard::pg {
 
 namespace {
 
+using compat::steady_now;
 using core::Microseconds;
 using core::Timestamp;
 
@@ -51,39 +53,6 @@ enum class AttemptEnd {
     look_again,   // names mean something else than before
     broke_a_ring, // it was chosen to end a deadlock
 };
-
-/// A lock, and the mode that is needed.
-struct NeededLock {
-    LOCKTAG tag;
-    LOCKMODE mode;
-};
-
-bool is_same_lock(const LOCKTAG& left, const LOCKTAG& right) {
-    return memcmp(&left, &right, sizeof(LOCKTAG)) == 0;
-}
-
-NeededLock relation_lock(LockTarget target) {
-    NeededLock lock = {};
-    Oid database = IsSharedRelation(target.relation) ? InvalidOid : MyDatabaseId;
-    SET_LOCKTAG_RELATION(lock.tag, database, target.relation);
-    lock.mode = target.mode;
-    return lock;
-}
-
-/// Takes a lock if it is free. For a relation that reads the invalidation messages, too.
-bool take_if_free(const NeededLock& lock) {
-    if (lock.tag.locktag_type == LOCKTAG_RELATION)
-        return ConditionalLockRelationOid(lock.tag.locktag_field2, lock.mode);
-    return LockAcquire(&lock.tag, lock.mode, false, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
-/// Takes a lock in its queue.
-void take_in_queue(const NeededLock& lock) {
-    if (lock.tag.locktag_type == LOCKTAG_RELATION)
-        LockRelationOid(lock.tag.locktag_field2, lock.mode);
-    else
-        LockAcquire(&lock.tag, lock.mode, false, false);
-}
 
 /// Whole milliseconds, at least 1, as a timer wants them.
 int milliseconds(Microseconds duration) {
@@ -109,7 +78,8 @@ class LowPriorityRun {
   public:
     LowPriorityRun(const UtilityCall& call, CommandTag tag)
         : call_(call), statement_{tag, current_reader()}, started_(steady_now()),
-          started_at_(GetCurrentTimestamp()), caller_context_(CurrentMemoryContext) {
+          started_at_(GetCurrentTimestamp()), caller_context_(CurrentMemoryContext),
+          needed_(CurrentMemoryContext) {
         core::WaitLimits limits = {};
         limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -190,7 +160,8 @@ class LowPriorityRun {
             sleep_a_little(milliseconds(decision.duration));
             break;
         case core::WaitStep::queue:
-            if (!is_needed(blocked_)) { // no lock to queue for: only the statement itself takes it
+            if (!needed_.contains(blocked_)) {
+                // No lock to queue for: only the statement itself takes it.
                 publish(WaitPhase::waiting, decision.duration);
                 wait_for(holders, decision.duration);
                 core::burst_ended(policy_, steady_now(), 0, false);
@@ -302,19 +273,19 @@ class LowPriorityRun {
             pg::run(call_);
             return AttemptEnd::done;
         }
-        collect_needed(targets);
+        needed_.collect(targets);
         if (burst == 0) {
             // Without the lock manager: from wal_level replica on, an attempt at ACCESS EXCLUSIVE
             // gives the transaction an id, which holds VACUUM back for as long as the wait lasts.
-            for (int i = 0; i < needed_count_; i++) {
-                if (has_holders(needed_[i].tag, needed_[i].mode))
-                    return block_on(needed_[i]);
+            for (const NeededLock& lock : needed_.all()) {
+                if (has_holders(lock.tag, lock.mode))
+                    return block_on(lock);
             }
             // One that can't be taken beforehand, such as a row's, but stands in the way still.
             if (has_blocked_lock_ && !is_learnable(blocked_) &&
                 has_holders(blocked_.tag, blocked_.mode))
                 return AttemptEnd::blocked;
-        } else if (!is_needed(blocked_)) {
+        } else if (!needed_.contains(blocked_)) {
             return AttemptEnd::look_again;
         }
         restore_snapshot();
@@ -352,9 +323,9 @@ class LowPriorityRun {
             scope.leave();
             progress->got_lock = steady_now();
         }
-        for (int i = 0; i < needed_count_; i++) {
-            if (!take_if_free(needed_[i])) {
-                progress->end = block_on(needed_[i]);
+        for (const NeededLock& lock : needed_.all()) {
+            if (!take_if_free(lock)) {
+                progress->end = block_on(lock);
                 return false;
             }
         }
@@ -398,7 +369,7 @@ class LowPriorityRun {
         FailedLockWait failed;
         if (!failed_lock_wait(&failed) || !failed.lock_known)
             return AttemptEnd::unclear;
-        learn({failed.tag, failed.mode});
+        needed_.learn({failed.tag, failed.mode});
         return block_on({failed.tag, failed.mode});
     }
 
@@ -420,65 +391,12 @@ class LowPriorityRun {
         rest_end_ = now + kRestAfterVainRun * (now - progress.got_all);
     }
 
-    // ---- The locks
-
-    /// needed_ = those that the statement's words ask for, then those that were learned.
-    void collect_needed(const LockTargets& targets) {
-        needed_ = static_cast<NeededLock*>(palloc(
-            (targets.locks.size() + static_cast<Size>(learned_count_)) * sizeof(NeededLock)));
-        needed_count_ = 0;
-        for (const LockTarget& target : targets.locks)
-            needed_[needed_count_++] = relation_lock(target);
-        int known = needed_count_;
-        for (int i = 0; i < learned_count_; i++) {
-            auto* same = std::find_if(needed_, needed_ + known, [&](const NeededLock& other) {
-                return is_same_lock(other.tag, learned_[i].tag);
-            });
-            if (same == needed_ + known)
-                needed_[needed_count_++] = learned_[i];
-            else
-                same->mode = std::max(same->mode, learned_[i].mode);
-        }
-    }
-
-    bool is_needed(const NeededLock& lock) const {
-        return std::any_of(needed_, needed_ + needed_count_, [&](const NeededLock& other) {
-            return is_same_lock(other.tag, lock.tag) && other.mode == lock.mode;
-        });
-    }
-
     bool have_changed(const LockTargets& before) const {
         LockTargets now = find_lock_targets(call_.planned->utilityStmt);
         return !std::equal(before.locks.begin(), before.locks.end(), now.locks.begin(),
                            now.locks.end(), [](LockTarget left, LockTarget right) {
                                return left.relation == right.relation && left.mode == right.mode;
                            });
-    }
-
-    /// Can it be taken before the statement runs? Not that of a row or a transaction: by then it is
-    /// another's, or nobody's; nor one that some function takes, perhaps for the session.
-    static bool is_learnable(const NeededLock& lock) {
-        return lock.tag.locktag_type == LOCKTAG_RELATION || lock.tag.locktag_type == LOCKTAG_OBJECT;
-    }
-
-    /// Keeps a lock for the next attempts.
-    void learn(const NeededLock& lock) {
-        if (!is_learnable(lock))
-            return;
-        for (int i = 0; i < learned_count_; i++) {
-            if (is_same_lock(learned_[i].tag, lock.tag)) {
-                learned_[i].mode = std::max(learned_[i].mode, lock.mode);
-                return;
-            }
-        }
-        if (learned_count_ == learned_room_) {
-            learned_room_ = std::max(2 * learned_room_, 8);
-            Size size = sizeof(NeededLock) * static_cast<Size>(learned_room_);
-            learned_ = static_cast<NeededLock*>(learned_ == nullptr
-                                                    ? MemoryContextAlloc(caller_context_, size)
-                                                    : repalloc(learned_, size));
-        }
-        learned_[learned_count_++] = lock;
     }
 
     AttemptEnd block_on(const NeededLock& lock) {
@@ -557,8 +475,8 @@ class LowPriorityRun {
     }
 
     bool is_lock_needed_now() {
-        collect_needed(find_lock_targets(call_.planned->utilityStmt));
-        return is_needed(blocked_);
+        needed_.collect(find_lock_targets(call_.planned->utilityStmt));
+        return needed_.contains(blocked_);
     }
 
     /// All of them, or none where one may not be ended.
@@ -756,11 +674,7 @@ class LowPriorityRun {
 
     core::WaitPolicy policy_;
     MemoryContext round_context_ = nullptr; // of one attempt and the wait after it
-    NeededLock* needed_ = nullptr;          // in round_context_
-    int needed_count_ = 0;
-    NeededLock* learned_ = nullptr; // in caller_context_
-    int learned_count_ = 0;
-    int learned_room_ = 0;
+    NeededLocks needed_;
     NeededLock blocked_ = {}; // the latest lock that was not to be had
     bool has_blocked_lock_ = false;
     bool against_wraparound_ = false;

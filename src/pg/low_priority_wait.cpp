@@ -76,12 +76,6 @@ bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
 
 } // namespace
 
-core::Timestamp steady_now() {
-    instr_time now;
-    INSTR_TIME_SET_CURRENT(now);
-    return static_cast<core::Timestamp>(compat::nanoseconds(now) / 1000);
-}
-
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
     if (seems_free(tag, mode))
         return false;

@@ -32,9 +32,6 @@ struct AwaitedHolders {
     bool against_wraparound;   // one of them is
 };
 
-/// Microseconds of a clock that does not run back, from any start.
-core::Timestamp steady_now();
-
 /// Does anybody but this session hold a mode that conflicts? Pure waiters do not count. Nor does a
 /// transaction that is just ending: it may hold the lock for another moment.
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
