@@ -286,7 +286,7 @@ void define_settings() {
                              kLoggedEvents, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.events_max", "How many events pg_lockguard_events shows at most.",
-        "The room is taken in shared memory, about 4 kB each.", &settings.events_max, 1000, 10,
+        "The room is taken in shared memory, about 3.5 kB each.", &settings.events_max, 1000, 10,
         100000,
         // In a session that loads the library itself it means nothing, but a
         // configuration file may contain it.

@@ -110,6 +110,15 @@ is(seen(), '0', 'other commands are not guarded');
 run_script("SET pg_lockguard.ddl_commands = 'DROP TABLE,  alter table '; $probe");
 is(seen(), '20ms', 'command tags in lower case, with spaces');
 
+# An extension in the server's own folder, which is a private copy.
+my $extension = $node->safe_psql('postgres', q{SELECT setting FROM pg_config WHERE name = 'SHAREDIR'})
+  . '/extension/lockguard_probe';
+END { unlink "$extension.control", "$extension--1.sql" if defined $extension; }
+append_to_file("$extension.control", "default_version = '1'\n");
+append_to_file("$extension--1.sql", "$probe;\n");
+run_script('CREATE EXTENSION lockguard_probe; DROP EXTENSION lockguard_probe');
+is(seen(), '0', "an extension's script is not guarded");
+
 is( $node->safe_psql(
 		'postgres',
 		qq{SET lock_timeout = '1h'; $probe;
