@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <string>
+#include <vector>
 
 namespace lockguard::core {
 namespace {
@@ -151,6 +152,24 @@ std::string_view lock_tree_text(std::span<const ForestRow> rows, std::span<const
         }
     }
     return keep_text(std::string_view(text).substr(0, limit), memory);
+}
+
+std::string_view culprit_tree_text(std::span<const Culprit> culprits, std::int32_t pid,
+                                   const TreeLabel& statement, std::size_t limit,
+                                   std::pmr::memory_resource& memory) {
+    const auto shown = static_cast<SessionIndex>(std::min(culprits.size(), kDrawnCulprits));
+    std::pmr::vector<Session> sessions(&memory);
+    std::pmr::vector<TreeLabel> labels(&memory);
+    std::pmr::vector<DirectWait> waits(&memory);
+    for (SessionIndex i = 0; i < shown; i++) {
+        sessions.push_back({culprits[i].pid, kUnknownTime});
+        labels.push_back({culprits[i].application, culprits[i].gid, {}, {}, -1});
+        waits.push_back({shown, i, kNoLockMode});
+    }
+    sessions.push_back({pid, kUnknownTime});
+    labels.push_back(statement);
+    const LockGraph graph = build_lock_graph({sessions, {}, {}, {}, waits}, memory);
+    return lock_tree_text(grow_lock_forest(graph, memory), labels, shown, limit, memory);
 }
 
 } // namespace lockguard::core

@@ -1,6 +1,10 @@
 // Whatever users may have chosen themselves (names, identifiers, queries) comes out on one line:
 // control characters are replaced, so that nobody can forge a line of the server log.
 #define FMT_HEADER_ONLY
+// No locale: its facet would be made when the library is loaded. (The word of fmt 9 and 10, and
+// that of 11 and later.)
+#define FMT_STATIC_THOUSANDS_SEPARATOR ','
+#define FMT_USE_LOCALE 0
 #include "core/text.h"
 
 #include "core/kept_array.h"

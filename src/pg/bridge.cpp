@@ -2,6 +2,10 @@
 
 namespace lockguard::pg {
 
+std::pmr::memory_resource& ContextMemory::resource() {
+    return *this;
+}
+
 void* ContextMemory::do_allocate(std::size_t bytes, std::size_t alignment) {
     // palloc promises MAXALIGN and no more; nothing in the core asks for more.
     if (bytes > MaxAllocHugeSize || alignment > MAXIMUM_ALIGNOF)

@@ -27,6 +27,10 @@ class ContextMemory final : public std::pmr::memory_resource {
   public:
     explicit ContextMemory(MemoryContext context) : context_(context) {}
 
+    /// Itself. Not inline: else gcc 16 guesses that it were one of the standard library's, and
+    /// warns of what that would do here.
+    std::pmr::memory_resource& resource();
+
   private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override;
     void do_deallocate(void* block, std::size_t bytes, std::size_t alignment) override;
@@ -68,7 +72,7 @@ auto try_core(MemoryContext context, Core&& core, CoreFailure* failure) noexcept
     failure->failed = false;
     try {
         ContextMemory memory(context);
-        return core(memory);
+        return core(memory.resource());
     } catch (const std::bad_alloc&) {
         detail::note_out_of_memory(failure);
     } catch (const std::exception& error) {

@@ -187,11 +187,12 @@ inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
 
 /// The modes that a process holds on a relation of its own database in its fast-path slots. Certain
 /// only while the caller holds proc->fpInfoLock. 18 gave a process as many groups of slots as
-/// max_locks_per_transaction needs.
+/// max_locks_per_transaction needs, and a prepared transaction none.
 inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
 #if PG_VERSION_NUM >= 180000
     constexpr int group_slots = FP_LOCK_SLOTS_PER_GROUP;
-    const int groups = FastPathLockSlotsPerBackend() / group_slots;
+    const int groups =
+        proc->fpLockBits == nullptr ? 0 : FastPathLockSlotsPerBackend() / group_slots;
     auto bits_of = [proc](int group) { return proc->fpLockBits[group]; };
 #else
     constexpr int group_slots = FP_LOCK_SLOTS_PER_BACKEND;

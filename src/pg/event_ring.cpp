@@ -1,8 +1,5 @@
 #include "pg/event_ring.h"
 
-#include <algorithm>
-#include <vector>
-
 #include "core/event_text.h"
 #include "pg/backend_status.h"
 #include "pg/bridge.h"
@@ -139,30 +136,18 @@ void log_event(const Event& event, const EventNames& names) {
                                   errhidecontext(true)));
 }
 
-/// Who is in the way, drawn as the tree: each of them a root or a branch above this statement.
+/// Who is in the way, and this statement below them.
 std::string_view draw_culprits(const DdlEvent& ddl, const char* object) {
-    const std::span<const core::Culprit> culprits = ddl.culprits;
-    std::string_view wants;
+    core::TreeLabel statement = {};
+    statement.application = ddl.command;
     if (ddl.lock_known)
-        wants = GetLockmodeName(ddl.tag.locktag_lockmethodid, ddl.mode);
-    const int own_pid = MyProcPid;
+        statement.wants = GetLockmodeName(ddl.tag.locktag_lockmethodid, ddl.mode);
+    if (object != nullptr)
+        statement.object = object;
+    statement.waited = ddl.waited;
     return call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
-        const std::size_t shown = std::min<std::size_t>(culprits.size(), 50);
-        const auto statement = static_cast<core::SessionIndex>(shown);
-        std::pmr::vector<core::Session> sessions(&memory);
-        std::pmr::vector<core::TreeLabel> labels(&memory);
-        std::pmr::vector<core::DirectWait> waits(&memory);
-        for (core::SessionIndex i = 0; i < statement; i++) {
-            sessions.push_back({culprits[i].pid, core::kUnknownTime});
-            labels.push_back({culprits[i].application, culprits[i].gid, {}, {}, -1});
-            waits.push_back({statement, i, core::kNoLockMode});
-        }
-        sessions.push_back({own_pid, core::kUnknownTime});
-        labels.push_back({ddl.command, {}, wants, object == nullptr ? "" : object, ddl.waited});
-        const core::LockTable table = {sessions, {}, {}, {}, waits};
-        const core::LockGraph graph = core::build_lock_graph(table, memory);
-        const auto rows = core::grow_lock_forest(graph, memory);
-        return core::lock_tree_text(rows, labels, statement, sizeof(Event::lock_tree) - 1, memory);
+        return core::culprit_tree_text(ddl.culprits, MyProcPid, statement,
+                                       sizeof(Event::lock_tree) - 1, memory);
     });
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 extern "C" {
+#include "access/htup_details.h"
 #include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"

@@ -12,6 +12,7 @@
 #include <vector>
 
 extern "C" {
+#include "storage/fd.h"
 #include "utils/builtins.h"
 
 PG_MODULE_MAGIC;

@@ -237,8 +237,13 @@ sub start_vacuum
 			$holder->do('COMMIT');
 		}
 	};
+	# All but the caches. 18 replaced the name of the parent by numbers.
+	my $cached = $node->pg_version >= 18
+	  ? q{path && ARRAY(SELECT path[level] FROM c WHERE name = 'CacheMemoryContext')}
+	  : q{'CacheMemoryContext' IN (name, parent)};
 	my $memory = sub {
-		return $ddl->value("SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name <> 'CacheMemoryContext' AND parent IS DISTINCT FROM 'CacheMemoryContext'");
+		return $ddl->value("WITH c AS MATERIALIZED (SELECT * FROM pg_backend_memory_contexts)
+			SELECT sum(total_bytes) FROM c WHERE ($cached) IS NOT TRUE");
 	};
 	$run->(20);
 	$memory->();

@@ -142,6 +142,45 @@ TEST_F(LockTreeTextTest, IsCutBetweenLines) {
     EXPECT_GT(cut, 100U);
 }
 
+TEST(CulpritTreeTextTest, TheStatementStandsUnderWhoIsInItsWay) {
+    TestMemory memory;
+    const TreeLabel statement = {"ALTER TABLE", {}, "AccessExclusiveLock", "public.cart", 2000000};
+    const auto draw = [&](std::span<const Culprit> culprits) {
+        return std::string(culprit_tree_text(culprits, 4712, statement, 1000, memory));
+    };
+    std::vector<Culprit> culprits(1);
+    culprits[0].pid = 4711;
+    culprits[0].application = "psql";
+    EXPECT_EQ(draw(culprits),
+              "4711 \"psql\"\n"
+              "└─ 4712 \"ALTER TABLE\" wants AccessExclusiveLock on public.cart for 2.0 s");
+
+    culprits[0].pid = 0;
+    culprits[0].gid = "stuck";
+    EXPECT_EQ(draw(culprits),
+              "0 prepared \"stuck\"\n"
+              "└─ 4712 \"ALTER TABLE\" wants AccessExclusiveLock on public.cart for 2.0 s");
+
+    EXPECT_EQ(draw({}), "");
+
+    // All but the first ones are left out.
+    culprits.assign(kDrawnCulprits + 1, culprits[0]);
+    for (std::size_t i = 0; i < culprits.size(); i++)
+        culprits[i].pid = static_cast<std::int32_t>(5000 - i);
+    EXPECT_EQ(draw(culprits).substr(0, 4), std::to_string(5000 - (kDrawnCulprits - 1)));
+    EXPECT_FALSE(memory.misused());
+
+    // Each allocation may fail; the graph and the forest stay with the memory.
+    const std::size_t allocations = memory.allocations();
+    draw(culprits);
+    for (std::size_t i = 0; i < memory.allocations() - allocations; i++) {
+        TestMemory short_memory(i);
+        EXPECT_THROW(culprit_tree_text(culprits, 4712, statement, 1000, short_memory),
+                     std::bad_alloc);
+        EXPECT_FALSE(short_memory.misused());
+    }
+}
+
 TEST_F(LockTreeTextTest, EveryFailureIsBadAllocAndLeavesNothing) {
     const auto rows = grow_lock_forest(maker_.graph(), memory_);
     EXPECT_GE(fail_every_allocation([&](std::pmr::memory_resource& memory) {

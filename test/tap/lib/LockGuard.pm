@@ -238,7 +238,10 @@ sub error
 		usleep(10_000);
 	}
 	$self->{sent} = 0;
-	return eval { $self->{dbh}->pg_result; 1 } ? undef : $@;
+	eval { $self->{dbh}->pg_result; 1 } or return $@;
+	# Later releases of DBD::Pg (3.21) raise no error for a statement that was cancelled.
+	return undef if $self->{dbh}->state ne '57014';
+	return 'ERROR:  ' . $self->{dbh}->pg_error_field('message_primary');
 }
 
 1;
