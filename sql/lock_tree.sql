@@ -68,7 +68,9 @@ CREATE SCHEMA elsewhere;
 ALTER EXTENSION pg_lockguard SET SCHEMA elsewhere;
 SELECT count(*) FROM here;
 SELECT count(*) FROM elsewhere.lock_tree() WHERE datname = current_database();
+\set VERBOSITY sqlstate
 SELECT count(*) FROM lock_tree();
+\set VERBOSITY default
 DROP FUNCTION count_here();
 DROP VIEW here;
 DROP EXTENSION pg_lockguard;

@@ -307,7 +307,7 @@ is($out, '1h', 'restored after the caught timeout');
 			EXCEPTION WHEN lock_not_available THEN INSERT INTO seen VALUES (''caught''); END;
 			LOCK TABLE users IN ACCESS EXCLUSIVE MODE;
 		END \$do\$}));
-like($err, qr/${timeout}DETAIL:  ALTER TABLE waited .* on public\.users\. Blocked by PID $reader_pid .*\nHINT: .*\nCONTEXT:  SQL statement "LOCK TABLE users/,
+like($err, qr/${timeout}DETAIL:  ALTER TABLE waited .* on public\.users\. Blocked by PID $reader_pid .*\nHINT: .*\nCONTEXT:  (waiting for .*\n)?SQL statement "LOCK TABLE users/,
 	'a timeout of the outer statement after a caught one of the inner');
 is(seen(), '', 'and all of it is undone');
 
