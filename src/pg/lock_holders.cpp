@@ -127,7 +127,8 @@ bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
     // nothing but whether they are empty is looked at.
     for (int i = 0; i < compat::count_of_procs(); i++) {
         PGPROC* proc = GetPGProcByNumber(i);
-        if (proc == MyProc)
+        // Most processes are in no transaction, and cost a look at this word alone.
+        if (compat::lxid_of(proc) == InvalidLocalTransactionId || proc == MyProc)
             continue;
         if (in_slots && (modes_in_slots(proc, tag) & conflicts) != 0)
             return false;

@@ -29,9 +29,10 @@ struct LockHolder {
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter);
 
 /// A glance without allocation, far cheaper than GetLockConflicts(), which takes a lock of every
-/// process: does nobody but this process hold a mode of the lock that conflicts with `mode`? Where
-/// that is not certain, the answer is false. A holder who comes or goes in this very moment may be
-/// missed, as in any look that takes no lock.
+/// process: does no transaction but this process's hold a mode of the lock that conflicts with
+/// `mode`? (As there, what a session holds outside of transactions does not count.) Where that is
+/// not certain, the answer is false. A holder who comes or goes in this very moment may be missed,
+/// as in any look that takes no lock.
 ///
 /// Takes the lock's partition lock, LW_SHARED, for a few microseconds at most. Never ereports.
 bool seems_free(const LOCKTAG& tag, LOCKMODE mode);
