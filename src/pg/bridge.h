@@ -105,7 +105,7 @@ void run_guarded(Body&& body, Cleanup&& cleanup) {
     // Not PG_FINALLY: its flag would have to survive the longjmp, and the compiler cannot tell that
     // it does.
     PG_TRY();
-    { detail::call_in_own_frame(body); }
+    detail::call_in_own_frame(body);
     PG_CATCH();
     {
         detail::call_in_own_frame(cleanup);
@@ -120,7 +120,7 @@ template <class Body>
 void run_dropping_errors(Body&& body) {
     const MemoryContext context = CurrentMemoryContext;
     PG_TRY();
-    { body(); }
+    body();
     PG_CATCH();
     {
         MemoryContextSwitchTo(context);
@@ -142,7 +142,7 @@ void run_amending(int sqlstate, Body&& body, Amend&& amend, Cleanup&& cleanup) {
     const ResourceOwner owner = CurrentResourceOwner;
     auto amend_error = [&] {
         PG_TRY();
-        { body(); }
+        body();
         PG_CATCH();
         {
             if (geterrcode() != sqlstate)
@@ -190,7 +190,7 @@ SubtransactionEnd run_in_subtransaction(Body&& body, Expected&& expected) {
             RollbackAndReleaseCurrentSubTransaction();
     };
     PG_TRY();
-    { detail::call_in_own_frame(run_to_end); }
+    detail::call_in_own_frame(run_to_end);
     PG_CATCH();
     {
         MemoryContextSwitchTo(context);

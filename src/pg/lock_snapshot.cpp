@@ -283,12 +283,14 @@ class SessionTable {
 
 /// The waits for safe snapshots: the transactions that each of them waits for.
 struct SafeSnapshotWaits {
-    RawSession* waiters;
-    int waiter_count;
     struct Pair {
         int waiter; // index into waiters
         RawSession blocker;
-    } * pairs;
+    };
+
+    RawSession* waiters;
+    int waiter_count;
+    Pair* pairs;
     int pair_count;
 };
 
