@@ -11,7 +11,7 @@
 //   5. Only then, in a short transaction: are they superusers or exempt, and what are the names?
 //   6. End them, each by its full identity (pg/termination), as far as the fuses allow it, or write
 //      the log line. Those that the policy spares are named with the reason.
-// Each of these is an event in the record (pg/event_ring).
+// 2 to 5 are pg/blocker_look; what comes of 6 is an event in the record (pg/event_ring).
 //
 // In the rehearsal (blocker_action = log) it goes on to watch those that it would have ended, and
 // records when they cease to block by themselves.

@@ -14,23 +14,18 @@ $dbh->do("SET client_min_messages = warning");
 my $data = $ENV{PGDATA};
 my $private = $ENV{LOCKGUARD_PRIVATE};
 
-# The microseconds of ALTER TABLE in two sessions in turn, one of them guarded.
+# The microseconds of ALTER TABLE, guarded and not, in one session (see ddl.pl, nothing_in_the_way).
 sub measure_guard
 {
-	my %session;
 	$dbh->do("CREATE TABLE altered (id int PRIMARY KEY)");
-	for my $mode ('off', 'lock_timeout')
-	{
-		$session{$mode} = connect_bench();
-		$session{$mode}->do("SET pg_lockguard.ddl_mode = $mode");
-	}
 	my %times;
 	for my $round (1 .. 3000)
 	{
 		my $statement = "ALTER TABLE altered SET (fillfactor = " . (50 + $round % 50) . ")";
 		for my $mode ($round % 2 ? ('off', 'lock_timeout') : ('lock_timeout', 'off'))
 		{
-			my $time = microseconds_of($session{$mode}, $statement);
+			$dbh->do("SET pg_lockguard.ddl_mode = $mode");
+			my $time = microseconds_of($dbh, $statement);
 			push @{ $times{$mode} }, $time if $round > 100;
 		}
 	}
@@ -38,7 +33,7 @@ sub measure_guard
 	figure("ALTER TABLE, nobody in its way, ddl_mode = off", $off, 'us');
 	figure("ALTER TABLE, nobody in its way, ddl_mode = lock_timeout", $guarded, 'us');
 	figure("the guard adds (medians)", $guarded - $off, 'us');
-	$_->disconnect for values %session;
+	$dbh->do("RESET pg_lockguard.ddl_mode");
 	return;
 }
 
