@@ -190,10 +190,11 @@ inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
 /// max_locks_per_transaction needs, and a prepared transaction none.
 inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
 #if PG_VERSION_NUM >= 180000
+    // Read once: without the lock it may be that of a transaction which is just being prepared.
+    const uint64* slot_bits = *const_cast<uint64* const volatile*>(&proc->fpLockBits);
     constexpr int group_slots = FP_LOCK_SLOTS_PER_GROUP;
-    const int groups =
-        proc->fpLockBits == nullptr ? 0 : FastPathLockSlotsPerBackend() / group_slots;
-    auto bits_of = [proc](int group) { return proc->fpLockBits[group]; };
+    const int groups = slot_bits == nullptr ? 0 : FastPathLockSlotsPerBackend() / group_slots;
+    auto bits_of = [slot_bits](int group) { return slot_bits[group]; };
 #else
     constexpr int group_slots = FP_LOCK_SLOTS_PER_BACKEND;
     constexpr int groups = 1;
