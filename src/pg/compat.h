@@ -135,8 +135,12 @@ inline QueueLink* own_proclock_head(PGPROC* proc, int partition) {
 #endif
 inline PROCLOCK* newest_own_proclock(PGPROC* proc, int partition) {
     QueueLink* head = own_proclock_head(proc, partition);
-    return head->prev == head ? nullptr
-                              : element_of<PROCLOCK>(head->prev, offsetof(PROCLOCK, procLink));
+    // Read once: PREPARE TRANSACTION makes the (empty) lists of its PGPROC anew without any lock,
+    // and for a moment they are null.
+    QueueLink* newest = *const_cast<QueueLink* const volatile*>(&head->prev);
+    return newest == head || newest == nullptr
+               ? nullptr
+               : element_of<PROCLOCK>(newest, offsetof(PROCLOCK, procLink));
 }
 inline PROCLOCK* older_own_proclock(PGPROC* proc, int partition, PROCLOCK* proclock) {
     QueueLink* link = proclock->procLink.prev;

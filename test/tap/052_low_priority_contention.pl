@@ -16,6 +16,7 @@ my $node = start_node(
 	'contention',
 	"shared_preload_libraries = 'pg_lockguard'",
 	"deadlock_timeout = '300ms'",
+	'max_prepared_transactions = 10',
 	'autovacuum = on',
 	"autovacuum_naptime = '1s'",
 	"pg_lockguard.worker_interval = '50ms'");
@@ -254,6 +255,19 @@ sub start_vacuum
 		0, 'nor a memory context');
 	$ddl->do('RESET ALL');
 	forget_sessions($holder);
+}
+
+# ---- Transactions that are being prepared all the time, while holders are looked for
+
+{
+	# A slot of a prepared transaction is made anew for each of them, under no lock that a look takes.
+	my $load = start_load(4,
+		"\\set gid random(1, 1000000000)\nBEGIN;\nINSERT INTO quiet VALUES (1);\nPREPARE TRANSACTION ':gid';\nCOMMIT PREPARED ':gid';\n");
+	my $altered = start_load(2, "ALTER TABLE quiet SET (fillfactor = 90);\nSELECT count(holders) FROM pg_lockguard_progress;\n");
+	my $before = $witness->value('SELECT statements FROM pg_stat_lockguard');
+	await($node, 'many statements', 'SELECT statements > ? FROM pg_stat_lockguard', $before + 3000);
+	stop_load($altered);
+	stop_load($load);
 }
 
 forget_sessions();
