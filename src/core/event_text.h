@@ -60,11 +60,12 @@ std::string_view lock_tree_text(std::span<const ForestRow> rows, std::span<const
                                 SessionIndex session, std::size_t limit,
                                 std::pmr::memory_resource& memory);
 
+constexpr std::size_t kDrawnCulprits = 50;
+
 /// The same for a statement and those who are known to be in its way, the first kDrawnCulprits of
 /// them: the statement stands under the one that lock_tree() would put it under.
 std::string_view culprit_tree_text(std::span<const Culprit> culprits, std::int32_t pid,
                                    const TreeLabel& statement, std::size_t limit,
                                    std::pmr::memory_resource& memory);
-constexpr std::size_t kDrawnCulprits = 50;
 
 } // namespace lockguard::core

@@ -62,10 +62,6 @@ class EventRow : public pg::ResultRow<column_count> {
         if (text != nullptr && text[0] != '\0')
             set(column, pg::cut_text_value(text));
     }
-    void set_name(Column column, const char* name) {
-        if (name != nullptr)
-            set(column, pg::name_value(name));
-    }
     void set_duration(Column column, int64 duration) {
         if (duration >= 0)
             set(column, pg::interval_value(duration));

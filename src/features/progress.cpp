@@ -107,17 +107,13 @@ void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
              ReturnSetInfo* result) {
     pg::ResultRow<column_count> row;
     TimestampTz now = GetCurrentTimestamp();
-    auto set_name = [&row](Column column, const char* name) {
-        if (name != nullptr)
-            row.set(column, pg::name_value(name));
-    };
     auto set_text = [&row](Column column, const char* text) {
         row.set(column, CStringGetTextDatum(text));
     };
 
     row.set(col_pid, Int32GetDatum(wait.pid));
-    set_name(col_datname, pg::database_name(wait.database, names));
-    set_name(col_usename, pg::role_name(wait.role, names));
+    row.set_name(col_datname, pg::database_name(wait.database, names));
+    row.set_name(col_usename, pg::role_name(wait.role, names));
     set_text(col_command, GetCommandTagName(wait.command));
     set_text(col_relation, pg::locked_object_text(wait.tag, names));
     set_text(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));

@@ -27,7 +27,6 @@
 #include "pg/wait_sampler.h"
 
 extern "C" {
-#include "catalog/catalog.h"
 #include "catalog/pg_authid.h"
 #include "storage/lmgr.h"
 #include "storage/sinval.h"

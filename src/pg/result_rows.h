@@ -21,6 +21,15 @@ void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<cons
 /// The same, and opens the tuple store.
 ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
 
+/// Values, in the current memory context.
+/// Of a fixed-size field that may have been cut in the middle of a character.
+Datum cut_text_value(const char* text);
+/// Of a text with a drawing of the core's (UTF-8): in ASCII where the database can't store it.
+Datum drawing_value(std::string_view drawing);
+Datum name_value(const char* text);
+/// Microseconds as an interval of days and time.
+Datum interval_value(int64 duration);
+
 /// One row to be, of N columns. Starts as all nulls.
 template <int N>
 struct ResultRow {
@@ -33,18 +42,14 @@ struct ResultRow {
         values[column] = value;
         nulls[column] = false;
     }
+    /// A name that may be unknown (null).
+    void set_name(int column, const char* name) {
+        if (name != nullptr)
+            set(column, name_value(name));
+    }
     void put(ReturnSetInfo* result) {
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
 };
-
-/// Values, in the current memory context.
-/// Of a fixed-size field that may have been cut in the middle of a character.
-Datum cut_text_value(const char* text);
-/// Of a text with a drawing of the core's (UTF-8): in ASCII where the database can't store it.
-Datum drawing_value(std::string_view drawing);
-Datum name_value(const char* text);
-/// Microseconds as an interval of days and time.
-Datum interval_value(int64 duration);
 
 } // namespace lockguard::pg

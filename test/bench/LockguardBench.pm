@@ -11,7 +11,7 @@ use List::Util qw(max);
 use POSIX ();
 use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
-our @EXPORT = qw(connect_bench milliseconds_of microseconds_of quantile median figure verdict
+our @EXPORT = qw(connect_bench milliseconds_of microseconds_by_mode quantile median figure verdict
   keep_figure print_table poll_until start_crowd end_crowd process_status processor_nanoseconds
   private_memory);
 
@@ -37,7 +37,21 @@ sub milliseconds_of
 	return 1000 * (clock_gettime(CLOCK_MONOTONIC) - $start);
 }
 
-sub microseconds_of { return 1000 * milliseconds_of(@_); }
+# microseconds_by_mode(DBH, ROUND, STATEMENT_OF, MODE, MODE): what a statement takes in each of two
+# ddl_modes, as a hash; which of them is first changes with the round. STATEMENT_OF->(MODE) is its
+# text. One session runs both: two that take turns would differ by the processors that they happen
+# to be on.
+sub microseconds_by_mode
+{
+	my ($dbh, $round, $statement_of, @modes) = @_;
+	my %time;
+	for my $mode ($round % 2 ? @modes : reverse @modes)
+	{
+		$dbh->do("SET pg_lockguard.ddl_mode = $mode");
+		$time{$mode} = 1000 * milliseconds_of($dbh, $statement_of->($mode));
+	}
+	return %time;
+}
 
 # The value that a part of $q of all values does not exceed.
 sub quantile

@@ -307,59 +307,56 @@ sub fifty_tables
 	return;
 }
 
-# What a statement costs where it need not wait. One session runs both of a pair: two sessions that
-# take turns would differ by the processors that they happen to be on.
+# What a statement costs where it need not wait.
 sub nothing_in_the_way
 {
 	my $pairs = choose(2000, 1000);
 	my $situation = { setup => \@item, tables => ['item'] };
-	my %forms = (
-		'SET DEFAULT' => sub { return "ALTER TABLE item ALTER COLUMN value SET DEFAULT $_[0]" },
-		'ADD COLUMN' => sub { return "ALTER TABLE item ADD COLUMN note$_[0] int" });
-	my @modes = ('off', 'low_priority');
 	my $session = connect_bench();
-	my $run = sub {
-		my ($form, $mode, $n) = @_;
-		$session->do("SET pg_lockguard.ddl_mode = $mode");
-		return microseconds_of($session, $forms{$form}->($n));
-	};
 	print "Nothing in the way: $pairs pairs of ALTER TABLE\n";
 	for my $durable (1, 0)
 	{
 		set_durable($durable, $session);
-		my $name = $durable ? 'durable commits (the default)' : 'fsync off';
-		for my $form ('ADD COLUMN', 'SET DEFAULT')
-		{
-			my (%times, @difference);
-			for my $pair (-99 .. $pairs)
-			{
-				# The table does not run out of columns, and the catalogues stay small.
-				if ($pair % 100 == 1)
-				{
-					set_up($control, $situation);
-					$control->do("VACUUM $_") for qw(pg_attrdef pg_attribute pg_depend pg_class);
-					$run->($form, $modes[$_], $_) for 0, 1;
-				}
-				my %time;
-				for my $n ($pair % 2 ? (0, 1) : (1, 0))
-				{
-					$time{ $modes[$n] } = $run->($form, $modes[$n], 2 * $pair + 300 + $n);
-				}
-				next if $pair <= 0;
-				push @{ $times{$_} }, $time{$_} for keys %time;
-				push @difference, $time{low_priority} - $time{off};
-			}
-			my $off = median(@{ $times{off} });
-			figure("$form, $name: $plain->{name}, median", $off, 'us', undef, '%.0f');
-			figure("$form, $name: $low_priority->{name}, median",
-				median(@{ $times{low_priority} }), 'us', undef, '%.0f');
-			figure("$form, $name: $low_priority->{name} adds, median of the pairs",
-				100 * median(@difference) / $off, '%', '<= 5', '%.1f');
-		}
+		my $commits = $durable ? 'durable commits (the default)' : 'fsync off';
+		compare_uncontended($session, $situation, $pairs, "ADD COLUMN, $commits",
+			sub { return "ALTER TABLE item ADD COLUMN note$_[0] int" });
+		compare_uncontended($session, $situation, $pairs, "SET DEFAULT, $commits",
+			sub { return "ALTER TABLE item ALTER COLUMN value SET DEFAULT $_[0]" });
 	}
 	$session->disconnect;
 	drop_tables($control, $situation);
 	print "\n";
+	return;
+}
+
+# compare_uncontended(SESSION, SITUATION, PAIRS, NAME, STATEMENT_OF): STATEMENT_OF->(N) is the text of
+# the statement with that number.
+sub compare_uncontended
+{
+	my ($session, $situation, $pairs, $name, $statement_of) = @_;
+	my $number = 0;
+	my $next = sub { return $statement_of->($number++) };
+	my (%times, @difference);
+	for my $pair (-99 .. $pairs)
+	{
+		# The table does not run out of columns, and the catalogues stay small.
+		if ($pair % 100 == 1)
+		{
+			set_up($control, $situation);
+			$control->do("VACUUM $_") for qw(pg_attrdef pg_attribute pg_depend pg_class);
+			microseconds_by_mode($session, $pair, $next, 'off', 'low_priority');
+		}
+		my %time = microseconds_by_mode($session, $pair, $next, 'off', 'low_priority');
+		next if $pair <= 0;
+		push @{ $times{$_} }, $time{$_} for keys %time;
+		push @difference, $time{low_priority} - $time{off};
+	}
+	my $off = median(@{ $times{off} });
+	figure("$name: $plain->{name}, median", $off, 'us', undef, '%.0f');
+	figure("$name: $low_priority->{name}, median",
+		median(@{ $times{low_priority} }), 'us', undef, '%.0f');
+	figure("$name: $low_priority->{name} adds, median of the pairs",
+		100 * median(@difference) / $off, '%', '<= 5', '%.1f');
 	return;
 }
 

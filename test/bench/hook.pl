@@ -14,7 +14,7 @@ $dbh->do("SET client_min_messages = warning");
 my $data = $ENV{PGDATA};
 my $private = $ENV{LOCKGUARD_PRIVATE};
 
-# The microseconds of ALTER TABLE, guarded and not, in one session (see ddl.pl, nothing_in_the_way).
+# The microseconds of ALTER TABLE, guarded and not.
 sub measure_guard
 {
 	$dbh->do("CREATE TABLE altered (id int PRIMARY KEY)");
@@ -22,12 +22,9 @@ sub measure_guard
 	for my $round (1 .. 3000)
 	{
 		my $statement = "ALTER TABLE altered SET (fillfactor = " . (50 + $round % 50) . ")";
-		for my $mode ($round % 2 ? ('off', 'lock_timeout') : ('lock_timeout', 'off'))
-		{
-			$dbh->do("SET pg_lockguard.ddl_mode = $mode");
-			my $time = microseconds_of($dbh, $statement);
-			push @{ $times{$mode} }, $time if $round > 100;
-		}
+		my %time = microseconds_by_mode($dbh, $round, sub { return $statement }, 'off', 'lock_timeout');
+		next if $round <= 100;
+		push @{ $times{$_} }, $time{$_} for keys %time;
 	}
 	my ($off, $guarded) = map { median(@{ $times{$_} }) } 'off', 'lock_timeout';
 	figure("ALTER TABLE, nobody in its way, ddl_mode = off", $off, 'us');
