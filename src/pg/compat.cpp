@@ -1,15 +1,6 @@
 #include "pg/compat.h"
 
-#if PG_VERSION_NUM < 150000
-extern "C" {
-#include "postmaster/autovacuum.h"
-#include "replication/walsender.h"
-}
-#endif
-
 namespace lockguard::pg::compat {
-
-#if PG_VERSION_NUM >= 150000
 
 namespace {
 void (*request_ours)();
@@ -27,25 +18,6 @@ void on_shmem_request(void (*request)()) {
     previous_shmem_request_hook = shmem_request_hook;
     shmem_request_hook = request_all;
 }
-
-int max_backends() {
-    return MaxBackends;
-}
-
-#else
-
-void on_shmem_request(void (*request)()) {
-    request();
-}
-
-int max_backends() {
-    // InitializeMaxBackends() runs after the libraries have been loaded; this is its sum.
-    return MaxBackends != 0 ? MaxBackends
-                            : MaxConnections + autovacuum_max_workers + 1 + max_worker_processes +
-                                  max_wal_senders;
-}
-
-#endif
 
 void init_materialized_descriptor(FunctionCallInfo fcinfo) {
     auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
@@ -77,13 +49,8 @@ MemoryContext store_context(FunctionCallInfo fcinfo, Size expected_bytes) {
         // Beyond work_mem they go to disk. The store itself takes 16 kB.
         Size bytes = Min(expected_bytes, static_cast<Size>(work_mem) * 1024);
         Size block = MAXALIGN(Min(bytes, MaxAllocSize / 2) + 24 * 1024);
-#if PG_VERSION_NUM >= 150000
         function->fn_extra = GenerationContextCreate(function->fn_mcxt, "pg_lockguard result", 0,
                                                      block, Max(block, 1024 * 1024));
-#else
-        function->fn_extra =
-            GenerationContextCreate(function->fn_mcxt, "pg_lockguard result", block);
-#endif
     }
     return static_cast<MemoryContext>(function->fn_extra);
 }

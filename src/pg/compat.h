@@ -1,4 +1,4 @@
-// The only place with PG_VERSION_NUM. What differs between PostgreSQL 14 and 19 has one name here,
+// The only place with PG_VERSION_NUM. What differs between PostgreSQL 15 and 19 has one name here,
 // in the newest version's shape where there is one; all other code is the same for every version.
 //
 // Include it last, after C++ and fmt headers (postgres.h redefines printf and friends).
@@ -43,8 +43,8 @@ extern "C" {
 #include "utils/wait_event.h"
 }
 
-#if PG_VERSION_NUM < 140000 || PG_VERSION_NUM >= 200000
-#error "pg_lockguard supports PostgreSQL 14 to 19"
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 200000
+#error "pg_lockguard supports PostgreSQL 15 to 19"
 #endif
 
 /// 18 can tell a module's name and version.
@@ -216,7 +216,7 @@ inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
 }
 
 /// Did an earlier statement run in this transaction, one that is none to SQL because the client has
-/// sent no Sync yet? Early releases of 14 and 15 can't tell.
+/// sent no Sync yet? Early releases of 15 can't tell.
 inline bool is_pipelining() {
 #ifdef XACT_FLAGS_PIPELINING
     return (MyXactFlags & XACT_FLAGS_PIPELINING) != 0;
@@ -329,25 +329,11 @@ inline void* guc_extra_alloc(std::size_t size) {
 #endif
 }
 
-/// From 15 a prefix can be reserved: a misspelt setting is refused instead of kept as a
-/// placeholder.
-inline void reserve_guc_prefix(const char* prefix) {
-#if PG_VERSION_NUM >= 150000
-    MarkGUCPrefixReserved(prefix);
-#else
-    EmitWarningsOnPlaceholders(prefix);
-#endif
-}
-
 // ---- Shared memory and wait events.
 
-/// Arranges for request() to run when shared memory may be asked for: at once up to 14, from 15 in
-/// shmem_request_hook (whose previous owner runs first). Call it from _PG_init, in the postmaster,
-/// once.
+/// Arranges for request() to run in shmem_request_hook (whose previous owner runs first). Call it
+/// from _PG_init, in the postmaster, once.
 void on_shmem_request(void (*request)());
-
-/// MaxBackends, also where 14 has not worked it out yet.
-int max_backends();
 
 /// A wait event of our own: named from 17, plain "Extension" before. Call it once in a process.
 inline uint32 new_wait_event([[maybe_unused]] const char* name) {

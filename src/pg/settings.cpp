@@ -293,7 +293,7 @@ void define_settings() {
         process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP, 0, nullptr,
         nullptr, nullptr);
 
-    compat::reserve_guc_prefix("pg_lockguard");
+    MarkGUCPrefixReserved("pg_lockguard");
 }
 
 } // namespace lockguard::pg

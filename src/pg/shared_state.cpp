@@ -69,7 +69,7 @@ Size fuses_size(int count) {
 }
 
 void request() {
-    int count = compat::max_backends();
+    int count = MaxBackends;
     RequestAddinShmemSpace(notices_size(count));
     RequestAddinShmemSpace(waits_size(count));
     RequestAddinShmemSpace(protections_size(count));
@@ -109,7 +109,7 @@ void start_up() {
 
     // PGPROCs of auxiliary processes and prepared transactions stand behind the first MaxBackends;
     // neither can be ended, and neither runs DDL.
-    int count = compat::max_backends();
+    int count = MaxBackends;
 
     LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
     bool found;

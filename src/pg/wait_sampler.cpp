@@ -55,9 +55,8 @@ void take_sample() {
         // it sets waitLock; until then its finish time is that of some other wait.)
         next = Min(Max(next, get_timeout_finish_time(LOCK_TIMEOUT)), now + sampled_lock_timeout);
     }
-    // Not enable_timeout_every(): 14 has none, and its unit of 1 ms is too coarse for a
-    // lock_timeout of 1 ms. A handler may arm its own timeout again: it has been taken off the list
-    // by now.
+    // Not enable_timeout_every(): its unit of 1 ms is too coarse for a lock_timeout of 1 ms. A
+    // handler may arm its own timeout again: it has been taken off the list by now.
     enable_timeout_at(sampling_timeout, next);
 }
 

@@ -661,8 +661,7 @@ for my $statement (
 	'REINDEX SCHEMA empty',
 	'REINDEX SYSTEM postgres',
 	'CLUSTER',
-	# 14 can't cluster a partitioned table
-	$node->safe_psql('postgres', 'SHOW server_version_num') < 150000 ? () : 'CLUSTER alone USING alone_id',
+	'CLUSTER alone USING alone_id',
 	'CREATE INDEX CONCURRENTLY clustered_id ON clustered (id)',
 	'DROP INDEX CONCURRENTLY clustered_id',
 	'ALTER TABLE alone DETACH PARTITION alone_1 CONCURRENTLY')
