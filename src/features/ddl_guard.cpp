@@ -2,6 +2,7 @@
 
 #include "pg/lock_timeout_run.h"
 #include "pg/low_priority_run.h"
+#include "pg/nesting.h"
 #include "pg/settings.h"
 #include "pg/statistics.h"
 
@@ -110,7 +111,7 @@ pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
 void run_candidate(const pg::UtilityCall& call) {
     CommandTag tag = CreateCommandTag(call.planned->utilityStmt);
     pg::DdlMode mode = mode_for(call, tag);
-    if (mode != pg::DdlMode::off && !pg::runs_at_low_priority())
+    if (mode != pg::DdlMode::off && pg::nesting() == pg::Nesting::none)
         pg::count(pg::Counter::statements);
     switch (mode) {
     case pg::DdlMode::off:
@@ -122,7 +123,7 @@ void run_candidate(const pg::UtilityCall& call) {
     case pg::DdlMode::low_priority:
         // A statement inside a guarded one, of a function or an event trigger, must not be patient:
         // the outer one holds locks, is being waited for, and tries again as a whole.
-        if (pg::runs_at_low_priority())
+        if (pg::nesting() != pg::Nesting::none)
             pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
         else
             pg::run_at_low_priority(call, tag);

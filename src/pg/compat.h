@@ -28,6 +28,11 @@ extern "C" {
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/shmem.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#else
+#include "storage/latch.h"
+#endif
 #if PG_VERSION_NUM < 170000
 #include "storage/sinvaladt.h"
 #endif
@@ -41,6 +46,9 @@ extern "C" {
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
+
+// Of libpq/libpq.h, which needs the headers of GSSAPI where the server was built with it.
+extern bool pq_check_connection(void);
 }
 
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 200000
@@ -240,6 +248,35 @@ inline bool owns_schema(Oid schema, Oid role) {
     return object_ownercheck(NamespaceRelationId, schema, role);
 #else
     return pg_namespace_ownercheck(schema, role);
+#endif
+}
+
+/// LockHeldByMe(), in that very mode.
+inline bool is_lock_held(const LOCKTAG& tag, LOCKMODE mode) {
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
+#endif
+}
+
+// ---- Transactions. 17 has a timeout that begins anew with each of them.
+
+/// When transaction_timeout will end this transaction; 0 where it won't.
+inline TimestampTz transaction_timeout_end() {
+#if PG_VERSION_NUM >= 170000
+    return get_timeout_active(TRANSACTION_TIMEOUT) ? get_timeout_finish_time(TRANSACTION_TIMEOUT)
+                                                   : 0;
+#else
+    return 0;
+#endif
+}
+
+/// Has transaction_timeout end this transaction then, where that is not 0.
+inline void set_transaction_timeout_end([[maybe_unused]] TimestampTz end) {
+#if PG_VERSION_NUM >= 170000
+    if (end != 0)
+        enable_timeout_at(TRANSACTION_TIMEOUT, end);
 #endif
 }
 

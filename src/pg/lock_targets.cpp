@@ -453,7 +453,7 @@ LockTargets find_lock_targets(const Node* statement) {
     found.locks = static_cast<LockTarget*>(palloc(sizeof(LockTarget) * 4));
     collect_from(&found, statement);
     std::size_t count = found.valid ? static_cast<std::size_t>(found.count) : 0;
-    return {{found.locks, count}, found.temporary};
+    return {{found.locks, count}, found.temporary, found.temporary};
 }
 
 } // namespace lockguard::pg

@@ -18,7 +18,8 @@ struct LockTarget {
 
 struct LockTargets {
     std::span<const LockTarget> locks; // in the order in which the statement would take them
-    bool temporary;                    // one is a temporary table of this session: nobody else's
+    bool only_private;   // it names relations, and nobody else can know of any of them
+    bool only_temporary; // ... and all of them are temporary ones of this session
 };
 
 /// Looks the names up, without taking any lock, and checks that the current user may have these

@@ -1,37 +1,32 @@
 // The loop: look up which locks are needed; if they are free, take them all and run the statement
-// in a subtransaction; else give everything back, and do what core/wait_policy says: wait for those
-// who hold the lock, back off, queue for a moment, or give up.
+// in a subtransaction (pg/low_priority_attempt); else give everything back, and do what
+// core/wait_policy says: wait for those who hold the lock, back off, queue for a moment, or give
+// up.
 //
-// A lock that turns up inside the statement ends the attempt after a short lock_timeout. From then
-// on it is one of the locks that are known, and waited for like the first.
+// A lock that turns up inside the statement ends the attempt after a short while. From then on it
+// is one of the locks that are known, and waited for like the first.
 #include "pg/low_priority_run.h"
 
-#include "core/text.h"
 #include "core/wait_policy.h"
 
 #include <algorithm>
 
 #include "pg/bridge.h"
-#include "pg/event_ring.h"
 #include "pg/lock_snapshot.h"
-#include "pg/lock_targets.h"
-#include "pg/lock_timeout_report.h"
-#include "pg/lock_timeout_run.h"
-#include "pg/lock_timeout_scope.h"
+#include "pg/low_priority_account.h"
+#include "pg/low_priority_attempt.h"
+#include "pg/low_priority_eviction.h"
 #include "pg/low_priority_wait.h"
-#include "pg/needed_locks.h"
+#include "pg/repack_ring.h"
 #include "pg/settings.h"
-#include "pg/shared_state.h"
 #include "pg/statistics.h"
 #include "pg/termination.h"
-#include "pg/wait_sampler.h"
 
 extern "C" {
-#include "catalog/pg_authid.h"
 #include "storage/lmgr.h"
-#include "storage/sinval.h"
-#include "tcop/pquery.h"
-#include "utils/inval.h"
+#include "tcop/utility.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
 }
 
 namespace lockguard::pg {
@@ -44,14 +39,13 @@ using core::Timestamp;
 
 constexpr Microseconds kMillisecond = 1000;
 
-/// What one attempt came to.
-enum class AttemptEnd {
-    done,
-    blocked,      // by the lock that is `blocked_` now
-    unclear,      // by a lock that could not be told
-    look_again,   // names mean something else than before
-    broke_a_ring, // it was chosen to end a deadlock
-};
+/// After a run in vain the next one, where it may end likewise, waits so many times as long as that
+/// one took: others wait for a tenth of the time at most.
+constexpr int kRestAfterVainRun = 9;
+
+/// A client that has gone is noticed within that time, and a transaction of the statement's own
+/// does not last longer while it waits.
+constexpr Microseconds kLongestSleep = 1'000'000;
 
 /// Whole milliseconds, at least 1, as a timer wants them.
 int milliseconds(Microseconds duration) {
@@ -59,26 +53,23 @@ int milliseconds(Microseconds duration) {
     return static_cast<int>(std::clamp<Microseconds>(rounded, 1, INT_MAX));
 }
 
-/// A statement of ours is running in this backend: what it runs in turn is not guarded likewise.
-bool statement_is_running;
-
-/// No more deadlocks than this are resolved by trying again.
-constexpr int kMaxDeadlocks = 3;
-
-/// After a run in vain the next one, where it may end likewise, waits so many times as long as that
-/// one took: others wait for a tenth of the time at most.
-constexpr int kRestAfterVainRun = 9;
-
-/// So many sets of holders are ended, one after the other, before a statement gives up.
-constexpr int kMaxTerminationRounds = 10;
+bool is_below(MemoryContext context, MemoryContext ancestor) {
+    while (context != nullptr && context != ancestor)
+        context = context->parent;
+    return context != nullptr;
+}
 
 /// One statement's wait. Plain data, and pointers into memory contexts.
 class LowPriorityRun {
   public:
     LowPriorityRun(const UtilityCall& call, CommandTag tag)
-        : call_(call), statement_{tag, current_reader()}, started_(steady_now()),
-          started_at_(GetCurrentTimestamp()), caller_context_(CurrentMemoryContext),
-          needed_(CurrentMemoryContext) {
+        : account_(tag, policy_), caller_context_(CurrentMemoryContext),
+          // Only then can it have locks before it begins (a lock of the session itself aside).
+          in_transaction_(call.context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock() ||
+                          IsSubTransaction() || compat::is_pipelining()),
+          needed_(CurrentMemoryContext),
+          attempts_(call, needed_, account_, snapshot_, !in_transaction_),
+          transaction_began_(account_.started()) {
         core::WaitLimits limits = {};
         limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -89,13 +80,9 @@ class LowPriorityRun {
             own_limit_ = true;
         }
         if (patience > 0)
-            limits.deadline = started_ + patience * kMillisecond;
+            limits.deadline = account_.started() + patience * kMillisecond;
         policy_ = core::start_wait(limits, static_cast<std::uint64_t>(MyProcPid) ^
-                                               static_cast<std::uint64_t>(started_at_));
-        // Only then can it have locks before it begins (a lock of the session itself aside).
-        in_transaction_ = call.context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock() ||
-                          IsSubTransaction() || compat::is_pipelining();
-        may_release_snapshot_ = !in_transaction_ && !IsolationUsesXactSnapshot();
+                                               static_cast<std::uint64_t>(account_.started_at()));
     }
 
     void run() {
@@ -103,22 +90,13 @@ class LowPriorityRun {
             AllocSetContextCreate(caller_context_, "pg_lockguard attempt", ALLOCSET_DEFAULT_SIZES);
         while (!try_once()) {
         }
-        if (logged_)
-            log_end();
-        count_end();
-        if (has_waited_)
-            record(EventKind::ddl_acquired, nullptr);
-        else
+        if (!account_.has_waited())
             count(Counter::statements_immediate);
         MemoryContextDelete(round_context_);
     }
 
-    /// Shows nothing any more. Never ereports.
-    void withdraw() {
-        if (published_)
-            withdraw_low_priority_wait();
-        published_ = false;
-    }
+    /// Shows nothing any more, and counts what there is to count. Never ereports.
+    void close() { account_.close(); }
 
   private:
     // ---- One round
@@ -138,53 +116,55 @@ class LowPriorityRun {
     /// Does what the policy says after an attempt that came to nothing. Returns true when the
     /// statement has run after all.
     bool wait(AttemptEnd end) {
-        if (!has_waited_)
-            begin_to_wait(); // looks names up: before the snapshot is let go
-        if (may_release_snapshot_)
-            snapshot_released_ |= release_portal_snapshot();
+        snapshot_.release();
         AwaitedHolders holders = {};
-        if (end == AttemptEnd::blocked)
-            holders = look_at_holders(blocked_.tag, blocked_.mode);
-        against_wraparound_ = holders.against_wraparound;
+        if (end == AttemptEnd::blocked && account_.is_lock_known())
+            holders = look_at_holders(account_.lock().tag, account_.lock().mode);
         attend(holders);
 
         core::WaitDecision decision = core::decide(policy_, holders.obstacles, steady_now());
         switch (decision.step) {
         case core::WaitStep::wait_for_holders:
-            publish(WaitPhase::waiting, decision.duration);
+            account_.publish(WaitPhase::waiting, decision.duration);
             wait_for(holders, decision.duration);
             break;
         case core::WaitStep::back_off:
-            publish(WaitPhase::backing_off, decision.duration);
-            sleep_a_little(milliseconds(decision.duration));
+            account_.publish(WaitPhase::backing_off, decision.duration);
+            back_off(decision.duration);
             break;
         case core::WaitStep::queue:
-            if (!needed_.contains(blocked_)) {
+            if (!needed_.contains(account_.lock())) {
                 // No lock to queue for: only the statement itself takes it.
-                publish(WaitPhase::waiting, decision.duration);
+                account_.publish(WaitPhase::waiting, decision.duration);
                 wait_for(holders, decision.duration);
                 core::burst_ended(policy_, steady_now(), 0, false);
                 break;
             }
-            publish(WaitPhase::queued, decision.duration);
+            account_.publish(WaitPhase::queued, decision.duration);
             return attempt(decision.duration) == AttemptEnd::done;
         case core::WaitStep::give_up:
             return give_up();
         }
         rest();
-        publish(WaitPhase::trying, -1);
+        renew_transaction();
+        account_.publish(WaitPhase::trying, -1);
         return false;
+    }
+
+    void back_off(Microseconds duration) {
+        sleep_a_little(milliseconds(std::min(duration, longest_sleep())));
+        check_client();
     }
 
     /// Others have waited while the statement ran in vain. What it waited for is known now, and
     /// looked at before it runs again; but not every lock can be.
     void rest() {
-        if (has_blocked_lock_ && is_learnable(blocked_))
+        if (account_.is_lock_known() && is_learnable(account_.lock()))
             return;
         Timestamp end = std::min(rest_end_, policy_.limits.deadline);
         for (Microseconds left; (left = end - steady_now()) > 0;) {
-            publish(WaitPhase::backing_off, left);
-            sleep_a_little(milliseconds(std::min(left, longest_sleep())));
+            account_.publish(WaitPhase::backing_off, left);
+            back_off(left);
             attend({});
         }
     }
@@ -197,7 +177,9 @@ class LowPriorityRun {
                 Microseconds left = end - steady_now();
                 if (left <= 0)
                     return;
-                if (sleep_until_end(holder.vxid, milliseconds(std::min(left, longest_sleep()))))
+                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()));
+                check_client();
+                if (ended)
                     break;
                 attend(holders);
             }
@@ -206,14 +188,15 @@ class LowPriorityRun {
 
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
-        // Below deadlock_timeout: a wait as long as that has the deadlock detector run, and with
-        // log_lock_waits each would be a line in the log. (See attend() for deadlocks.)
+        // Below deadlock_timeout: a wait as long as that has the deadlock detector run. (See
+        // attend() for deadlocks.)
         Microseconds longest =
             std::max(policy_.limits.deadlock_timeout * 9 / 10, 50 * kMillisecond);
+        longest = std::min(longest, kLongestSleep);
         if (in_transaction_ || kept_waiting_)
             longest = std::min(longest, std::max(policy_.limits.max_burst / 2, 10 * kMillisecond));
         // Something happens at deadlock_timeout: autovacuum is cancelled, and a line is logged.
-        Microseconds until_then = policy_.limits.deadlock_timeout - waited();
+        Microseconds until_then = policy_.limits.deadlock_timeout - account_.waited();
         if (until_then > 0)
             longest = std::min(longest, until_then);
         return longest;
@@ -221,15 +204,15 @@ class LowPriorityRun {
 
     /// Looks after all else while the statement waits for these holders.
     void attend(const AwaitedHolders& holders) {
-        if (waited() >= policy_.limits.deadlock_timeout) {
+        if (account_.waited() >= policy_.limits.deadlock_timeout) {
             for (const AwaitedHolder& holder : holders.holders) {
                 // As the deadlock detector does for those that stand in the queue.
                 if (holder.type == B_AUTOVAC_WORKER && !holder.against_wraparound)
                     cancel_transaction(holder.vxid);
             }
-            if (!logged_ && log_lock_waits && has_blocked_lock_)
-                log_wait(holders);
+            leave_ring_with_repack(holders);
         }
+        account_.note_waiting(holders);
         Timestamp now = steady_now();
         if (now < next_look_behind_)
             return;
@@ -250,158 +233,84 @@ class LowPriorityRun {
             Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
             if (policy_.limits.deadline != core::kUnknownTime)
                 patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(behind.deadlocked->vxid, milliseconds(patience));
+            sleep_until_end(behind.deadlocked->vxid, std::max(patience, kMillisecond));
             return;
         }
         if (behind.longest > policy_.limits.max_burst)
-            fail(behind.sessions, behind.longest);
+            fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
+    }
+
+    void leave_ring_with_repack(const AwaitedHolders& holders) {
+        if (!in_transaction_ || !account_.is_lock_known() || steady_now() < next_look_for_repack_)
+            return;
+        next_look_for_repack_ = steady_now() + 250 * kMillisecond;
+        int pid = repack_that_waits_for_us(account_.lock(), holders);
+        if (pid == 0)
+            return;
+        fail({.ring_with = pid});
+    }
+
+    /// Ends the transaction, in which nothing has been done, and begins another, so that nobody who
+    /// waits for its virtual transaction id waits for as long as the statement does: some tools
+    /// (pg_repack) poll for the end of all transactions that they have seen, while they hold what
+    /// this statement waits for. To all who look at it, it is the same statement since the same
+    /// time.
+    void renew_transaction() {
+        if (in_transaction_ || steady_now() - transaction_began_ < kLongestSleep)
+            return;
+        // Somebody else's that would not outlive the transaction.
+        if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
+            is_below(caller_context_, TopTransactionContext))
+            return;
+        account_.publish_between_transactions();
+        TimestampTz timeout_end = compat::transaction_timeout_end();
+        CommitTransactionCommand();
+        StartTransactionCommand();
+        compat::set_transaction_timeout_end(timeout_end);
+        MemoryContextSwitchTo(round_context_);
+        transaction_began_ = steady_now();
     }
 
     // ---- One attempt
 
-    /// Takes all locks that are known and runs the statement, all or nothing. With a burst of 0 the
-    /// locks are taken if they are free; else the lock that was not to be had is waited for in its
-    /// queue, for that long.
+    /// With a burst of 0 the locks are taken if they are free; else the lock that was not to be had
+    /// is waited for in its queue, for that long.
     AttemptEnd attempt(Microseconds burst) {
-        // Names are looked up without a lock, which would have done this.
-        AcceptInvalidationMessages();
-        uint64 messages = SharedInvalidMessageCounter;
-        LockTargets targets = find_lock_targets(call_.planned->utilityStmt);
-        if (targets.temporary) { // nobody else can be in the way, and nobody else is harmed
-            restore_snapshot();
-            pg::run(call_);
-            return AttemptEnd::done;
-        }
-        needed_.collect(targets);
-        if (burst == 0) {
-            // Without the lock manager: from wal_level replica on, an attempt at ACCESS EXCLUSIVE
-            // gives the transaction an id, which holds VACUUM back for as long as the wait lasts.
-            for (const NeededLock& lock : needed_.all()) {
-                if (has_holders(lock.tag, lock.mode))
-                    return block_on(lock);
-            }
-            // One that can't be taken beforehand, such as a row's, but stands in the way still.
-            if (has_blocked_lock_ && !is_learnable(blocked_) &&
-                has_holders(blocked_.tag, blocked_.mode))
-                return AttemptEnd::blocked;
-        } else if (!needed_.contains(blocked_)) {
-            return AttemptEnd::look_again;
-        }
-        restore_snapshot();
-
-        // Lives in this frame, and is written by the calls below: a longjmp leaves it as it was.
-        Progress progress = {};
-        auto body = [&] { return lock_and_run(burst, messages, targets, &progress); };
-        auto expected = [this](const ErrorData* error) {
-            return is_lock_timeout(error) || (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
-                                              !in_transaction_ && ++deadlocks_ <= kMaxDeadlocks);
-        };
-        Timestamp start = steady_now();
-        SubtransactionEnd end = run_in_subtransaction(body, expected);
-        AttemptEnd result = end.kept               ? AttemptEnd::done
-                            : end.error == nullptr ? progress.end
-                                                   : learn_from(*end.error, progress);
-        report_to_policy(burst, start, end.kept, progress);
-        return result;
-    }
-
-    /// How far an attempt came.
-    struct Progress {
-        AttemptEnd end;     // where it gave up by itself
-        Timestamp got_lock; // 0: the lock that it queued for was not to be had
-        Timestamp got_all;  // 0: nor were all of them
-    };
-
-    /// The inside of the subtransaction.
-    bool lock_and_run(Microseconds burst, uint64 messages, const LockTargets& targets,
-                      Progress* progress) {
-        if (burst > 0) {
-            LockTimeoutScope scope;
-            scope.enter(milliseconds(burst));
-            take_in_queue(blocked_);
-            scope.leave();
-            progress->got_lock = steady_now();
-        }
-        for (const NeededLock& lock : needed_.all()) {
-            if (!take_if_free(lock)) {
-                progress->end = block_on(lock);
-                return false;
-            }
-        }
-        if (messages != SharedInvalidMessageCounter && have_changed(targets)) {
-            progress->end = AttemptEnd::look_again;
-            return false;
-        }
-        progress->got_all = steady_now();
-        if (published_)
-            publish(WaitPhase::running, -1);
-        run_statement();
-        return true;
-    }
-
-    /// With a short lock_timeout: while the statement waits for a lock that was not known, others
-    /// wait for those that it has.
-    void run_statement() {
         Microseconds patience = core::burst_length(policy_);
         if (policy_.limits.deadline != core::kUnknownTime)
             patience = std::min(patience, policy_.limits.deadline - steady_now());
-        LockTimeoutScope scope;
-        scope.enter(milliseconds(patience));
-        WaitSampling sampling = start_wait_sampling(LockTimeout);
-        statement_is_running = true;
-        run_guarded([this] { run_copy(call_); },
-                    [&sampling] {
-                        statement_is_running = false;
-                        stop_wait_sampling(sampling);
-                    });
-        scope.leave();
+        NeededLock awaited = account_.lock();
+        AttemptResult result = attempts_.attempt(
+            {burst > 0 ? &awaited : nullptr, burst, std::max(patience, kMillisecond)});
+        report_to_policy(burst, result);
+        if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
+            return result.end;
+        if (result.lock_known)
+            account_.set_lock(result.lock);
+        else if (result.end == AttemptEnd::blocked)
+            account_.forget_lock();
+        account_.begin_to_wait(account_.has_waited() ? result.waited_since : account_.started());
+        return result.end;
     }
 
-    AttemptEnd learn_from(const ErrorData& error, const Progress& progress) {
-        if (error.sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED) {
-            count(Counter::deadlocks);
-            record(EventKind::ddl_deadlock, "tried again");
-            return AttemptEnd::broke_a_ring;
-        }
-        if (progress.got_all == 0)
-            return AttemptEnd::blocked; // it queued for blocked_, in vain
-        FailedLockWait failed;
-        if (!failed_lock_wait(&failed) || !failed.lock_known)
-            return AttemptEnd::unclear;
-        needed_.learn({failed.tag, failed.mode});
-        return block_on({failed.tag, failed.mode});
-    }
-
-    void report_to_policy(Microseconds burst, Timestamp start, bool kept,
-                          const Progress& progress) {
-        Timestamp now = steady_now();
+    void report_to_policy(Microseconds burst, const AttemptResult& result) {
+        if (result.ended == 0)
+            return; // it did not even begin
         if (burst > 0) {
-            Timestamp end = progress.got_all != 0 ? progress.got_all : now;
-            core::burst_ended(policy_, end, end - start, progress.got_all != 0);
+            bool got_locks = result.got_all != 0;
+            Microseconds stay = (got_locks ? result.got_all : result.ended) - result.began;
+            core::burst_ended(policy_, result.began + stay, stay, got_locks);
             count(Counter::bursts);
-            note_stall(end - start);
+            WaitAccount::note_stall(stay);
         }
         // Whoever came while the statement had its locks, and lost them again, waited for nothing.
-        if (progress.got_all == 0 || kept)
+        if (result.got_all == 0 || result.end == AttemptEnd::done)
             return;
-        core::kept_waiting(policy_, now, now - progress.got_all);
-        note_stall(now - progress.got_all);
+        Microseconds stay = result.ended - result.got_all;
+        core::kept_waiting(policy_, result.ended, stay);
+        WaitAccount::note_stall(stay);
         // The next attempt might end in the same way.
-        rest_end_ = now + kRestAfterVainRun * (now - progress.got_all);
-    }
-
-    bool have_changed(const LockTargets& before) const {
-        LockTargets now = find_lock_targets(call_.planned->utilityStmt);
-        return !std::equal(before.locks.begin(), before.locks.end(), now.locks.begin(),
-                           now.locks.end(), [](LockTarget left, LockTarget right) {
-                               return left.relation == right.relation && left.mode == right.mode;
-                           });
-    }
-
-    AttemptEnd block_on(const NeededLock& lock) {
-        blocked_ = lock;
-        has_blocked_lock_ = true;
-        return AttemptEnd::blocked;
+        rest_end_ = result.ended + kRestAfterVainRun * stay;
     }
 
     // ---- The end of patience
@@ -420,271 +329,97 @@ class LowPriorityRun {
                 break;
             }
         }
-        fail(0, 0);
+        fail({});
     }
 
-    [[noreturn]] void fail(std::uint32_t kept_waiting, Microseconds kept_waiting_for) {
+    /// Why patience is over, where that is not a limit on the whole wait.
+    struct Failure {
+        std::uint32_t kept_waiting = 0; // sessions
+        Microseconds kept_waiting_for = 0;
+        int ring_with = 0; // pid of a pg_repack that waits for this transaction
+    };
+
+    [[noreturn]] void fail(const Failure& failure) {
         MemoryContextSwitchTo(caller_context_);
-        count_end();
         // Who has kept others waiting for too long fails by ddl_lock_timeout.
-        count(own_limit_ || kept_waiting > 0 ? Counter::timeouts_lock : Counter::timeouts_total);
+        bool by_lock_timeout = own_limit_ || failure.kept_waiting > 0 || failure.ring_with != 0;
+        count(by_lock_timeout ? Counter::timeouts_lock : Counter::timeouts_total);
         // Outside of the queue, who came last is in the way as much as who came first.
-        FailedLockWait lock = {GetCurrentTimestamp(), has_blocked_lock_, blocked_.tag,
-                               blocked_.mode};
+        FailedLockWait lock = {GetCurrentTimestamp(), account_.is_lock_known(), account_.lock().tag,
+                               account_.lock().mode};
         Explanation explanation =
-            explain(statement_, {lock, waited(), kept_waiting, kept_waiting_for,
-                                 policy_.longest_stay, static_cast<int32>(policy_.attempts)});
-        ereport(ERROR,
-                (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-                 errmsg("canceling statement due to lock timeout"),
-                 explanation.detail != nullptr ? errdetail_internal("%s", explanation.detail) : 0,
-                 explanation.hint != nullptr ? errhint("%s", explanation.hint) : 0));
+            explain(account_.statement(),
+                    {lock, account_.waited(), failure.kept_waiting, failure.kept_waiting_for,
+                     policy_.longest_stay, static_cast<int32>(policy_.attempts)});
+        const char* detail = explanation.detail;
+        const char* hint = explanation.hint;
+        if (failure.ring_with != 0) {
+            detail = psprintf(
+                "%s%sPID %d is of pg_repack, which waits for this transaction to end.",
+                detail == nullptr ? "" : detail, detail == nullptr ? "" : "\n", failure.ring_with);
+            hint = "Roll back, and run the statement outside of a transaction block, or when "
+                   "pg_repack has finished.";
+        }
+        ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+                        errmsg("canceling statement due to lock timeout"),
+                        detail != nullptr ? errdetail_internal("%s", detail) : 0,
+                        hint != nullptr ? errhint("%s", hint) : 0));
     }
 
     /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout.
     void run_in_queue() {
-        withdraw();
-        restore_snapshot();
+        account_.withdraw();
         MemoryContextSwitchTo(caller_context_);
-        if (LockTimeout > 0) {
-            Microseconds left = LockTimeout * kMillisecond - waited();
-            run_with_lock_timeout(call_, statement_.tag, milliseconds(left));
-        } else {
-            pg::run(call_);
-        }
+        int lock_timeout = 0;
+        if (LockTimeout > 0)
+            lock_timeout = milliseconds(LockTimeout * kMillisecond - account_.waited());
+        attempts_.run_in_queue(lock_timeout);
     }
 
-    /// Ends who holds the lock, and takes its place in the queue, so that newcomers wait. Returns
-    /// false where that does not succeed.
+    /// Ends who holds the locks, and takes its place in the queue, so that newcomers wait, for as
+    /// long as any statement may stand there. Returns false where that does not succeed.
     bool end_holders_and_run() {
-        for (int round = 0; round < kMaxTerminationRounds; round++) {
-            publish(WaitPhase::terminating, -1);
-            if (has_blocked_lock_ && !end_holders())
-                return false;
-            AttemptEnd end = AttemptEnd::look_again;
-            while (end == AttemptEnd::look_again) {
-                CHECK_FOR_INTERRUPTS();
-                end = attempt(has_blocked_lock_ && is_lock_needed_now() ? policy_.limits.max_burst
-                                                                        : 0);
-            }
-            if (end == AttemptEnd::done)
+        account_.publish(WaitPhase::terminating, -1);
+        if (!account_.is_lock_known())
+            return false;
+        if (!end_holders(locks_in_the_way(), account_))
+            return false;
+        const Timestamp end = steady_now() + policy_.limits.max_burst;
+        for (Microseconds left; (left = end - steady_now()) > 0;) {
+            CHECK_FOR_INTERRUPTS();
+            bool can_queue = needed_.contains(account_.lock());
+            if (attempt(can_queue ? left : 0) == AttemptEnd::done)
                 return true;
+            if (!can_queue)
+                sleep_a_little(milliseconds(10 * kMillisecond));
         }
         return false;
     }
 
-    bool is_lock_needed_now() {
-        needed_.collect(find_lock_targets(call_.planned->utilityStmt));
-        return needed_.contains(blocked_);
+    /// All locks that are known, and the one that it waits for.
+    std::span<const NeededLock> locks_in_the_way() const {
+        std::span<const NeededLock> known = needed_.all();
+        if (needed_.contains(account_.lock()))
+            return known;
+        auto* locks = static_cast<NeededLock*>(palloc(sizeof(NeededLock) * (known.size() + 1)));
+        *std::copy(known.begin(), known.end(), locks) = account_.lock();
+        return {locks, known.size() + 1};
     }
 
-    /// All of them, or none where one may not be ended.
-    bool end_holders() {
-        AwaitedHolders found = look_at_holders(blocked_.tag, blocked_.mode);
-        for (const AwaitedHolder& holder : found.holders) {
-            if (!may_end(holder))
-                return false;
-        }
-        core::Eviction eviction = {};
-        eviction.pid = MyProcPid;
-        eviction.command = GetCommandTagName(statement_.tag);
-        eviction.lock_mode = GetLockmodeName(blocked_.tag.locktag_lockmethodid, blocked_.mode);
-        eviction.relation =
-            blocked_.tag.locktag_type == LOCKTAG_RELATION ? blocked_.tag.locktag_field2 : 0;
-        eviction.waited = waited();
-        const char* detail = call_core(CurrentMemoryContext, [&eviction](auto& memory) {
-                                 return core::eviction_detail(eviction, memory);
-                             }).data();
-        for (const AwaitedHolder& holder : found.holders) {
-            if (holder.type == B_AUTOVAC_WORKER)
-                cancel_transaction(holder.vxid);
-            else if (terminate_transaction(holder.vxid, detail)) {
-                count(Counter::ddl_terminations);
-                record_termination(holder, detail);
-                ereport(LOG, (errmsg("pg_lockguard: terminated PID %d, which held a lock for which "
-                                     "PID %d (%s) waited",
-                                     holder.pid, MyProcPid, GetCommandTagName(statement_.tag))));
-            }
-        }
-        return true;
-    }
-
-    /// The rule of pg_terminate_backend(), for the role that runs the statement. Only sessions of
-    /// clients are ended.
-    static bool may_end(const AwaitedHolder& holder) {
-        if (holder.type == B_AUTOVAC_WORKER)
-            return !holder.against_wraparound;
-        if (holder.type != B_BACKEND)
-            return false;
-        Oid role = GetPGProcByNumber(holder.procno)->roleId;
-        if (superuser())
-            return true;
-        if (!OidIsValid(role) || superuser_arg(role))
-            return false;
-        return has_privs_of_role(GetUserId(), role) ||
-               has_privs_of_role(GetUserId(), ROLE_PG_SIGNAL_BACKEND);
-    }
-
-    // ---- The record
-
-    /// The first attempt has come to nothing: the statement waits. Others learn of it, the worker
-    /// first, once there is something to see.
-    void begin_to_wait() {
-        has_waited_ = true;
-        count(Counter::statements_waited);
-        publish(WaitPhase::trying, -1);
-        wake_worker();
-        record(EventKind::ddl_waited, nullptr);
-    }
-
-    void note_stall(Microseconds duration) {
-        if (duration <= 0)
-            return;
-        count(Counter::stall_time, static_cast<uint64>(duration));
-        note_longest(Longest::stall, duration);
-    }
-
-    void count_end() {
-        if (!has_waited_)
-            return;
-        Microseconds duration = waited();
-        count(Counter::wait_time, static_cast<uint64>(std::max<Microseconds>(duration, 0)));
-        note_longest(Longest::wait, duration);
-    }
-
-    DdlEvent new_ddl_event(EventKind kind, const char* reason) const {
-        DdlEvent event = {};
-        event.kind = kind;
-        event.command = GetCommandTagName(statement_.tag);
-        event.lock_known = has_blocked_lock_;
-        event.tag = blocked_.tag;
-        event.mode = blocked_.mode;
-        event.waited = waited();
-        event.stall = policy_.longest_stay;
-        event.attempts = static_cast<int32>(policy_.attempts);
-        event.reason = reason;
-        return event;
-    }
-
-    /// Names who is in the way, where somebody is.
-    void record(EventKind kind, const char* reason) const {
-        DdlEvent event = new_ddl_event(kind, reason);
-        const char* object = nullptr;
-        if (has_blocked_lock_) {
-            NameLookup lookup = open_name_lookup();
-            FailedLockWait lock = {GetCurrentTimestamp(), true, blocked_.tag, blocked_.mode};
-            object = locked_object_text(blocked_.tag, lookup);
-            if (kind == EventKind::ddl_waited)
-                event.culprits = find_lock_culprits(lock, statement_.reader, lookup);
-            close_name_lookup(lookup);
-        }
-        record_ddl_event(event, object);
-    }
-
-    void record_termination(const AwaitedHolder& holder, const char* detail) const {
-        core::Culprit culprit = {};
-        culprit.pid = holder.pid;
-        DdlEvent event = new_ddl_event(EventKind::ddl_blocker_terminated, detail);
-        event.culprits = {&culprit, 1};
-        record_ddl_event(event, nullptr);
-    }
-
-    // ---- Being seen
-
-    Microseconds waited() const { return steady_now() - started_; }
-
-    /// Shows what the statement does now, for at most `duration` (negative: open).
-    void publish(WaitPhase phase, Microseconds duration) {
-        LowPriorityWait shown = {};
-        shown.pid = MyProcPid;
-        shown.lxid = compat::lxid_of(MyProc);
-        shown.database = MyDatabaseId;
-        shown.role = MyProc->roleId;
-        shown.command = statement_.tag;
-        shown.tag = blocked_.tag;
-        shown.mode = blocked_.mode;
-        shown.phase = phase;
-        shown.against_wraparound = against_wraparound_;
-        shown.attempts = policy_.attempts;
-        shown.started_at = started_at_;
-        if (policy_.limits.deadline != core::kUnknownTime)
-            shown.deadline = started_at_ + (policy_.limits.deadline - started_);
-        if (duration >= 0)
-            shown.phase_end = GetCurrentTimestamp() + duration;
-        shown.longest_stall = policy_.longest_stay;
-        publish_low_priority_wait(shown);
-        published_ = true;
-    }
-
-    /// As log_lock_waits has it for a wait in a queue.
-    void log_wait(const AwaitedHolders& holders) {
-        logged_ = true;
-        StringInfoData lock;
-        StringInfoData pids;
-        initStringInfo(&lock);
-        initStringInfo(&pids);
-        DescribeLockTag(&lock, &blocked_.tag);
-        for (const AwaitedHolder& holder : holders.holders)
-            appendStringInfo(&pids, "%s%d", pids.len == 0 ? "" : ", ", holder.pid);
-        Microseconds so_far = waited();
-        ereport(
-            LOG,
-            (errmsg("process %d still waits at low priority for %s on %s after %lld.%03d ms",
-                    MyProcPid, GetLockmodeName(blocked_.tag.locktag_lockmethodid, blocked_.mode),
-                    lock.data, static_cast<long long>(so_far / kMillisecond),
-                    static_cast<int>(so_far % kMillisecond)),
-             errdetail_log_plural("Process holding the lock: %s.",
-                                  "Processes holding the lock: %s.", holders.holders.size(),
-                                  pids.data)));
-    }
-
-    void log_end() {
-        StringInfoData lock;
-        initStringInfo(&lock);
-        DescribeLockTag(&lock, &blocked_.tag);
-        Microseconds so_far = waited();
-        ereport(LOG, (errmsg("process %d acquired %s on %s at low priority after %lld.%03d ms",
-                             MyProcPid,
-                             GetLockmodeName(blocked_.tag.locktag_lockmethodid, blocked_.mode),
-                             lock.data, static_cast<long long>(so_far / kMillisecond),
-                             static_cast<int>(so_far % kMillisecond))));
-    }
-
-    /// The statement needs one to run with.
-    void restore_snapshot() {
-        if (!snapshot_released_)
-            return;
-        EnsurePortalSnapshotExists();
-        snapshot_released_ = false;
-    }
-
-    // ---- What stays the same
-
-    const UtilityCall& call_;
-    GuardedStatement statement_;
-    Timestamp started_; // by the steady clock
-    TimestampTz started_at_;
+    core::WaitPolicy policy_ = {};
+    WaitAccount account_;
     MemoryContext caller_context_;
-    bool own_limit_ = false; // the deadline is the session's own lock_timeout
-    bool in_transaction_;
-    bool may_release_snapshot_; // nobody but the statement itself needs the portal's
-
-    // ---- What changes
-
-    core::WaitPolicy policy_;
     MemoryContext round_context_ = nullptr; // of one attempt and the wait after it
+    bool in_transaction_;
+    bool own_limit_ = false; // the deadline is the session's own lock_timeout
+    PortalSnapshot snapshot_;
     NeededLocks needed_;
-    NeededLock blocked_ = {}; // the latest lock that was not to be had
-    bool has_blocked_lock_ = false;
-    bool against_wraparound_ = false;
-    int deadlocks_ = 0;
+    Attempts attempts_;
+    Timestamp transaction_began_;
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
+    Timestamp next_look_for_repack_ = 0;
     Timestamp rest_end_ = 0;
-    bool snapshot_released_ = false;
-    bool published_ = false;
-    bool has_waited_ = false; // an attempt has come to nothing
-    bool logged_ = false;
 };
 
 } // namespace
@@ -694,11 +429,7 @@ void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
     if (IsA(call.planned->utilityStmt, LockStmt))
         RequireTransactionBlock(call.context == PROCESS_UTILITY_TOPLEVEL, "LOCK TABLE");
     LowPriorityRun wait(call, tag);
-    run_guarded([&wait] { wait.run(); }, [&wait] { wait.withdraw(); });
-}
-
-bool runs_at_low_priority() {
-    return statement_is_running;
+    run_guarded([&wait] { wait.run(); }, [&wait] { wait.close(); });
 }
 
 } // namespace lockguard::pg

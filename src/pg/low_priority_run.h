@@ -16,7 +16,4 @@ namespace lockguard::pg {
 /// Not for statements that commit on their way, nor in parallel mode.
 void run_at_low_priority(const UtilityCall& call, CommandTag tag);
 
-/// Is this backend inside run_at_low_priority(), with the statement running?
-bool runs_at_low_priority();
-
 } // namespace lockguard::pg

@@ -6,12 +6,12 @@
 #include "pg/bridge.h"
 #include "pg/lock_holders.h"
 #include "pg/lock_snapshot.h"
-#include "pg/lock_timeout_scope.h"
 #include "pg/wait_sampler.h"
 
 extern "C" {
 #include "storage/latch.h"
 #include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 }
@@ -67,6 +67,25 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
     return true;
 }
 
+/// Who answers for a process that holds a lock: the leader, for a parallel query's worker, where it
+/// is still there. Read without a lock, as in describe().
+VirtualTransactionId leading_transaction(VirtualTransactionId vxid) {
+    const PGPROC* proc =
+        VirtualTransactionIdIsRecoveredPreparedXact(vxid) ? nullptr : compat::proc_of_vxid(vxid);
+    const PGPROC* leader = proc == nullptr ? nullptr : proc->lockGroupLeader;
+    if (leader == nullptr || leader == proc || leader->pid == 0)
+        return vxid;
+    VirtualTransactionId leading;
+    GET_VXID_FROM_PGPROC(leading, *leader);
+    return VirtualTransactionIdIsValid(leading) ? leading : vxid;
+}
+
+bool is_among(std::span<const AwaitedHolder> holders, VirtualTransactionId vxid) {
+    return std::ranges::any_of(holders, [vxid](const AwaitedHolder& holder) {
+        return VirtualTransactionIdEquals(holder.vxid, vxid);
+    });
+}
+
 /// Idle ones first, prepared ones before all; then by age.
 bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
     if (left.idle != right.idle)
@@ -75,6 +94,24 @@ bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
 }
 
 } // namespace
+
+void run_own_wait(core::Microseconds limit, void (*wait)(const void*), const void* argument) {
+    // No code but the lock manager's runs meanwhile, so nobody sees the settings that way.
+    const int lock_timeout = LockTimeout;
+    const bool log_waits = log_lock_waits;
+    run_guarded(
+        [=] {
+            start_wait_limit(limit);
+            LockTimeout = 0;
+            log_lock_waits = false;
+            wait(argument);
+        },
+        [=] {
+            LockTimeout = lock_timeout;
+            log_lock_waits = log_waits;
+            stop_wait_limit();
+        });
+}
 
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
     if (seems_free(tag, mode))
@@ -94,7 +131,10 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
     TimestampTz now = GetCurrentTimestamp();
     std::size_t found = 0;
     for (int i = 0; i < count; i++) {
-        if (!describe(vxids[i], now, &holders[found], &result.obstacles))
+        VirtualTransactionId vxid = leading_transaction(vxids[i]);
+        if (!VirtualTransactionIdEquals(vxid, vxids[i]) && is_among({holders, found}, vxid))
+            continue; // another worker of the same query
+        if (!describe(vxid, now, &holders[found], &result.obstacles))
             continue;
         result.against_wraparound |= holders[found].against_wraparound;
         found++;
@@ -104,15 +144,21 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
     return result;
 }
 
-bool sleep_until_end(VirtualTransactionId vxid, int timeout) {
-    auto sleep = [vxid, timeout] {
-        LockTimeoutScope scope;
-        scope.enter(timeout);
-        VirtualXactLock(vxid, true);
-        scope.leave();
+bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout) {
+    auto sleep = [&] {
+        run_own_wait(
+            timeout,
+            [](const void* argument) {
+                VirtualXactLock(*static_cast<const VirtualTransactionId*>(argument), true);
+            },
+            &vxid);
         return true;
     };
-    return run_in_subtransaction(sleep, is_lock_timeout).kept;
+    const InterruptMarks marks = mark_interrupts();
+    SubtransactionEnd end = run_in_subtransaction(sleep, is_wait_limit);
+    if (!end.kept)
+        raise_swallowed_interrupts(marks);
+    return end.kept;
 }
 
 void sleep_a_little(int timeout) {
@@ -121,6 +167,15 @@ void sleep_a_little(int timeout) {
         wait_event = compat::new_wait_event("PgLockguardBackOff");
     WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event);
     ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+}
+
+void check_client() {
+    if (whereToSendOutput != DestRemote || MyProcPort == nullptr ||
+        !WaitEventSetCanReportClosed() || pq_check_connection())
+        return;
+    ClientConnectionLost = true;
+    InterruptPending = true;
     CHECK_FOR_INTERRUPTS();
 }
 

@@ -32,6 +32,12 @@ struct AwaitedHolders {
     bool against_wraparound;   // one of them is
 };
 
+/// Runs wait(argument), a wait in the lock manager that is the guard's own and not one that
+/// PostgreSQL would have: the session's lock_timeout is not for it, nor is log_lock_waits. Once it
+/// has lasted for `limit` (µs, more than 0) it ends with an error for which is_wait_limit() is
+/// true.
+void run_own_wait(core::Microseconds limit, void (*wait)(const void*), const void* argument);
+
 /// Does anybody but this session hold a mode that conflicts? Pure waiters do not count. Nor does a
 /// transaction that is just ending: it may hold the lock for another moment.
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
@@ -39,12 +45,17 @@ bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
 /// Who holds it. Allocated in the current memory context. Reads no catalog.
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode);
 
-/// Sleeps until the transaction has ended, at most `timeout` (ms, more than 0). Returns whether it
+/// Sleeps until the transaction has ended, at most `timeout` (µs, more than 0). Returns whether it
 /// has. Ereports as any wait for a lock does: 57014 when cancelled, 40P01 in a deadlock.
-bool sleep_until_end(VirtualTransactionId vxid, int timeout);
+bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout);
 
 /// Sleeps for that long (ms), or until something else wakes this process up.
 void sleep_a_little(int timeout);
+
+/// Ends this session as a lost connection does (FATAL, 08006) where its client has gone, as
+/// client_connection_check_interval has it. Looks at the socket and reads nothing. Does nothing on
+/// platforms that can't tell.
+void check_client();
 
 /// Those that wait on this session, directly or through others.
 struct WaitersBehind {

@@ -9,10 +9,15 @@ extern "C" {
 
 namespace lockguard::pg {
 
-namespace {
-
 bool is_same_lock(const NeededLock& left, const NeededLock& right) {
     return memcmp(&left.tag, &right.tag, sizeof(LOCKTAG)) == 0;
+}
+
+namespace {
+
+bool covers(const LOCKTAG& tag, LOCKMODE one, LOCKMODE other) {
+    const LOCKMASK* conflicts = GetLockTagsMethodTable(&tag)->conflictTab;
+    return (conflicts[other] & ~conflicts[one]) == 0;
 }
 
 NeededLock relation_lock(LockTarget target) {
@@ -36,6 +41,14 @@ bool merge(std::span<NeededLock> locks, const NeededLock& lock) {
 }
 
 } // namespace
+
+bool is_held(const NeededLock& lock) {
+    for (LOCKMODE mode = lock.mode; mode <= AccessExclusiveLock; mode++) {
+        if (covers(lock.tag, mode, lock.mode) && compat::is_lock_held(lock.tag, mode))
+            return true;
+    }
+    return false;
+}
 
 bool take_if_free(const NeededLock& lock) {
     if (lock.tag.locktag_type == LOCKTAG_RELATION)

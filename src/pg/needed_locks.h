@@ -15,6 +15,11 @@ struct NeededLock {
     LOCKMODE mode;
 };
 
+bool is_same_lock(const NeededLock& left, const NeededLock& right);
+
+/// Does this transaction, or this session, hold it already, in this mode or in one that covers it?
+bool is_held(const NeededLock& lock);
+
 /// Takes a lock if it is free. For a relation that reads the invalidation messages, too.
 bool take_if_free(const NeededLock& lock);
 
@@ -40,6 +45,8 @@ class NeededLocks {
 
     /// As they were last collected.
     std::span<const NeededLock> all() const { return needed_; }
+
+    std::span<const NeededLock> in_taking_order() const { return needed_; }
 
     bool contains(const NeededLock& lock) const;
 

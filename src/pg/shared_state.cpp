@@ -288,7 +288,8 @@ bool read_low_priority_wait(int procno, LowPriorityWait* wait) {
     *wait = slot->wait;
     SpinLockRelease(&slot->lock);
     const PGPROC* proc = GetPGProcByNumber(procno);
-    return wait->pid != 0 && wait->pid == proc->pid && wait->lxid == compat::lxid_of(proc);
+    return wait->pid != 0 && wait->pid == proc->pid &&
+           (wait->lxid == InvalidLocalTransactionId || wait->lxid == compat::lxid_of(proc));
 }
 
 } // namespace lockguard::pg

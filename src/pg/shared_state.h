@@ -71,12 +71,16 @@ enum class WaitPhase : uint8 {
 /// that it is after, so that the lock manager knows nothing of it.
 struct LowPriorityWait {
     int pid;
-    LocalTransactionId lxid; // of its transaction: with pid, what makes it certain
+    // Of its transaction: with pid, what makes it certain. Invalid where the session goes from one
+    // to the next, for a moment.
+    LocalTransactionId lxid;
     Oid database;
     Oid role; // the authenticated one
     CommandTag command;
-    LOCKTAG tag; // the lock that was not to be had
-    LOCKMODE mode;
+    bool lock_known;        // which lock was not to be had
+    LOCKTAG tag;            // if lock_known
+    LOCKMODE mode;          // if lock_known
+    TimestampTz lock_since; // if lock_known: since when it waits for this lock
     WaitPhase phase;
     bool against_wraparound; // a holder is an autovacuum worker that does not give way
     uint32 attempts;

@@ -1,0 +1,20 @@
+// pg_lockguard.ddl_on_timeout = terminate: a statement whose patience is over ends those who hold
+// its locks.
+#pragma once
+
+#include <span>
+
+#include "pg/low_priority_account.h"
+#include "pg/needed_locks.h"
+
+namespace lockguard::pg {
+
+/// Ends the sessions that hold a mode of one of these locks that conflicts, now: each once, a
+/// parallel query by its leader, an autovacuum by a cancel. Where one of them may not be ended,
+/// nobody is, and the result is false.
+///
+/// The rule is that of pg_terminate_backend(), for the role that runs the statement; and only
+/// sessions of clients are ended. Needs a transaction.
+bool end_holders(std::span<const NeededLock> locks, const WaitAccount& account);
+
+} // namespace lockguard::pg
