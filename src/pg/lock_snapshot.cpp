@@ -382,7 +382,8 @@ void copy_low_priority_waits(LowPriorityWaiters* found) {
     *found = {};
     LowPriorityWait wait;
     for (int i = 0; i < MaxBackends; i++) {
-        if (!read_low_priority_wait(i, &wait) || !is_outside_of_queue(wait.phase))
+        if (!read_low_priority_wait(i, &wait) || !is_outside_of_queue(wait.phase) ||
+            !wait.lock_known)
             continue;
         std::span<const LockHolder> holders = find_lock_holders(wait.tag, wait.mode, i);
         if (holders.empty())
