@@ -13,7 +13,6 @@
 
 #include "pg/bridge.h"
 #include "pg/event_ring.h"
-#include "pg/lock_snapshot.h"
 #include "pg/lock_targets.h"
 #include "pg/lock_timeout_report.h"
 #include "pg/lock_timeout_run.h"
@@ -25,6 +24,7 @@
 #include "pg/statistics.h"
 #include "pg/termination.h"
 #include "pg/wait_sampler.h"
+#include "pg/waiters_behind.h"
 
 extern "C" {
 #include "catalog/pg_authid.h"
@@ -78,7 +78,7 @@ class LowPriorityRun {
     LowPriorityRun(const UtilityCall& call, CommandTag tag)
         : call_(call), statement_{tag, current_reader()}, started_(steady_now()),
           started_at_(GetCurrentTimestamp()), caller_context_(CurrentMemoryContext),
-          needed_(CurrentMemoryContext) {
+          needed_(CurrentMemoryContext), behind_(new_behind_record()) {
         core::WaitLimits limits = {};
         limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -239,22 +239,30 @@ class LowPriorityRun {
 
     /// In a transaction that holds locks, politeness has an end.
     void mind_those_behind(const AwaitedHolders& holders) {
-        if (!anybody_waits())
-            return;
-        WaitersBehind behind = look_behind(holders.holders);
+        WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions > 0;
-        if (behind.deadlocked != nullptr) {
-            // Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock
-            // detector look, and that finds it. Nobody else could: we are never in one place for
-            // long.
-            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
-            if (policy_.limits.deadline != core::kUnknownTime)
-                patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(behind.deadlocked->vxid, milliseconds(patience));
+        if (behind.ring == RingState::closed_by_us)
+            raise_deadlock(behind);
+        if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
+            sleep_for_deadlock_check(holders, behind.ring_holder);
             return;
         }
         if (behind.longest > policy_.limits.max_burst)
             fail(behind.sessions, behind.longest);
+    }
+
+    /// Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock detector
+    /// look, and that finds the ring. Nobody else could: we are never in one place for long.
+    void sleep_for_deadlock_check(const AwaitedHolders& holders, BackendIdentity on_ring) {
+        for (const AwaitedHolder& holder : holders.holders) {
+            if (holder.procno != on_ring.procno || holder.pid != on_ring.pid)
+                continue;
+            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
+            if (policy_.limits.deadline != core::kUnknownTime)
+                patience = std::min(patience, policy_.limits.deadline - steady_now());
+            sleep_until_end(holder.vxid, milliseconds(patience));
+            return;
+        }
     }
 
     // ---- One attempt
@@ -601,6 +609,7 @@ class LowPriorityRun {
         shown.database = MyDatabaseId;
         shown.role = MyProc->roleId;
         shown.command = statement_.tag;
+        shown.lock_known = has_blocked_lock_;
         shown.tag = blocked_.tag;
         shown.mode = blocked_.mode;
         shown.phase = phase;
@@ -678,6 +687,7 @@ class LowPriorityRun {
     bool has_blocked_lock_ = false;
     bool against_wraparound_ = false;
     int deadlocks_ = 0;
+    BehindRecord* behind_;
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp rest_end_ = 0;

@@ -75,8 +75,10 @@ struct LowPriorityWait {
     Oid database;
     Oid role; // the authenticated one
     CommandTag command;
-    LOCKTAG tag; // the lock that was not to be had
-    LOCKMODE mode;
+    bool lock_known;        // else tag and mode mean nothing
+    LOCKTAG tag;            // the lock that was not to be had
+    LOCKMODE mode;          // likewise
+    TimestampTz lock_since; // when it began to wait for that lock; 0 where it does not say
     WaitPhase phase;
     bool against_wraparound; // a holder is an autovacuum worker that does not give way
     uint32 attempts;
@@ -94,7 +96,8 @@ void publish_low_priority_wait(const LowPriorityWait& wait);
 void withdraw_low_priority_wait();
 
 /// The wait of that PGPROC, where it has one. A slot that a process has left behind is not
-/// believed: its pid and transaction must still be those of the PGPROC. Never ereports.
+/// believed: its pid and transaction must still be those of the PGPROC. Nor is a lock that no lock
+/// manager knows: it comes back as one that is not known. Never ereports.
 bool read_low_priority_wait(int procno, LowPriorityWait* wait);
 
 // ---- Words for a victim
