@@ -3,12 +3,11 @@
 // comes out sorted, and a blocker that is found twice finds itself at the end of the list. Each
 // queue is split by wanted mode beforehand, so that nobody is looked at who is not blocked.
 //
-// Entries that no lock table can contain (a session that does not exist, a mode outside 1 to 8, a
-// slice outside its array, a lock without a conflict table) are left out as if they were not there;
-// so is a session that would wait for itself.
+// Entries that no lock table can contain are left out (core/lock_table_access).
 #include "core/lock_graph.h"
 
 #include "core/kept_array.h"
+#include "core/lock_table_access.h"
 
 #include <algorithm>
 #include <array>
@@ -21,26 +20,8 @@
 namespace lockguard::core {
 namespace {
 
-/// The bits of the modes that a lock can have: 1 to 8.
-constexpr ModeMask kRealModes = (ModeMask{1} << kMaxLockMode) - 2;
-
-bool is_real_mode(LockMode mode) {
-    return mode != kNoLockMode && mode < kMaxLockMode;
-}
-
-ModeMask conflicts_of(const Lock& lock, LockMode mode) {
-    return static_cast<ModeMask>(lock.conflicts[mode]) & kRealModes;
-}
-
 LockMode strongest(ModeMask modes) {
     return static_cast<LockMode>(std::bit_width(modes) - 1);
-}
-
-/// Calls visit(mode) for each mode of the set.
-template <class Visit>
-void for_each_mode(ModeMask modes, Visit visit) {
-    for (; modes != 0; modes &= modes - 1)
-        visit(static_cast<LockMode>(std::countr_zero(modes)));
 }
 
 /// Sums fit 32 bits in any result that fits memory; what does not must not wrap around.
@@ -114,37 +95,12 @@ class GraphBuilder {
     }
 
   private:
-    bool is_session(SessionIndex session) const { return session < table_.sessions.size(); }
-
-    bool is_usable(const Lock& lock) const {
-        return lock.conflicts != nullptr &&
-               std::uint64_t{lock.first_holder} + lock.holder_count <= table_.holders.size() &&
-               std::uint64_t{lock.first_waiter} + lock.waiter_count <= table_.waiters.size();
-    }
-
-    std::span<const Holder> holders_of(const Lock& lock) const {
-        return table_.holders.subspan(lock.first_holder, lock.holder_count);
-    }
-
-    std::span<const Waiter> waiters_of(const Lock& lock) const {
-        return table_.waiters.subspan(lock.first_waiter, lock.waiter_count);
-    }
-
-    bool is_usable(const Waiter& waiter) const {
-        return is_session(waiter.session) && is_real_mode(waiter.wanted);
-    }
-
-    bool is_usable(const DirectWait& wait) const {
-        return is_session(wait.waiter) && is_session(wait.blocker) && wait.waiter != wait.blocker &&
-               (wait.held == kNoLockMode || is_real_mode(wait.held));
-    }
-
     /// Fills queues_ and places_. A lock that is left out gets an empty queue.
     void split_queues() {
         std::uint64_t place_count = 0;
         std::uint64_t claim_count = 0;
         for (const Lock& lock : table_.locks) {
-            if (is_usable(lock)) {
+            if (is_usable(table_, lock)) {
                 place_count += lock.waiter_count;
                 claim_count += std::uint64_t{lock.holder_count} + lock.waiter_count;
             }
@@ -158,10 +114,10 @@ class GraphBuilder {
             SplitQueue& queue = queues_[i];
             queue.wanted = 0;
             queue.first.fill(0);
-            if (!is_usable(lock))
+            if (!is_usable(table_, lock))
                 continue;
-            for (const Waiter& waiter : waiters_of(lock)) {
-                if (is_usable(waiter)) {
+            for (const Waiter& waiter : waiters_of(table_, lock)) {
+                if (is_usable(table_, waiter)) {
                     queue.wanted |= mode_bit(waiter.wanted);
                     ++queue.first[waiter.wanted];
                 }
@@ -173,8 +129,8 @@ class GraphBuilder {
             }
             std::array<std::uint32_t, kMaxLockMode + 1> next = queue.first;
             std::uint32_t position = 0;
-            for (const Waiter& waiter : waiters_of(lock)) {
-                if (is_usable(waiter))
+            for (const Waiter& waiter : waiters_of(table_, lock)) {
+                if (is_usable(table_, waiter))
                     places_[next[waiter.wanted]++] = {waiter.session, position};
                 ++position;
             }
@@ -196,8 +152,8 @@ class GraphBuilder {
             const ModeMask conflicting = queue.conflicting_with_any(lock);
 
             std::array<std::uint32_t, kMaxLockMode> holders_against{};
-            for (const Holder& holder : holders_of(lock)) {
-                if (!is_session(holder.session) || (holder.held & conflicting) == 0)
+            for (const Holder& holder : holders_of(table_, lock)) {
+                if (!is_session(table_, holder.session) || (holder.held & conflicting) == 0)
                     continue;
                 ++first_claim_[holder.session];
                 for_each_mode(queue.wanted, [&](LockMode mode) {
@@ -206,8 +162,8 @@ class GraphBuilder {
             }
 
             std::array<std::uint32_t, kMaxLockMode> ahead{};
-            for (const Waiter& waiter : waiters_of(lock)) {
-                if (!is_usable(waiter))
+            for (const Waiter& waiter : waiters_of(table_, lock)) {
+                if (!is_usable(table_, waiter))
                     continue;
                 if ((mode_bit(waiter.wanted) & conflicting) != 0)
                     ++first_claim_[waiter.session];
@@ -220,7 +176,7 @@ class GraphBuilder {
             }
         }
         for (const DirectWait& wait : table_.direct_waits) {
-            if (is_usable(wait))
+            if (is_usable(table_, wait))
                 first_edge[wait.waiter] = checked_count(std::uint64_t{first_edge[wait.waiter]} + 1);
         }
         accumulate(first_claim_);
@@ -238,13 +194,13 @@ class GraphBuilder {
             const ModeMask conflicting = queue.conflicting_with_any(lock);
             const auto lock_index = static_cast<std::uint32_t>(i);
 
-            for (const Holder& holder : holders_of(lock)) {
-                if (is_session(holder.session) && (holder.held & conflicting) != 0)
+            for (const Holder& holder : holders_of(table_, lock)) {
+                if (is_session(table_, holder.session) && (holder.held & conflicting) != 0)
                     claims_[first_claim_[holder.session]++] = {lock_index, kHolds, holder.held};
             }
             std::uint32_t position = 0;
-            for (const Waiter& waiter : waiters_of(lock)) {
-                if (is_usable(waiter) && (mode_bit(waiter.wanted) & conflicting) != 0)
+            for (const Waiter& waiter : waiters_of(table_, lock)) {
+                if (is_usable(table_, waiter) && (mode_bit(waiter.wanted) & conflicting) != 0)
                     claims_[first_claim_[waiter.session]++] = {lock_index, position,
                                                                mode_bit(waiter.wanted)};
                 ++position;
@@ -260,7 +216,7 @@ class GraphBuilder {
     void collect_direct_waits() {
         direct_.reserve(table_.direct_waits.size());
         for (const DirectWait& wait : table_.direct_waits) {
-            if (is_usable(wait))
+            if (is_usable(table_, wait))
                 direct_.push_back(wait);
         }
         std::sort(direct_.begin(), direct_.end(),

@@ -50,6 +50,16 @@ struct Holder {
 struct Waiter {
     SessionIndex session;
     LockMode wanted;
+    std::uint32_t wait = 0;         // which wait it is, to the caller
+    Timestamp since = kUnknownTime; // when the wait began; only core/lock_order asks
+};
+
+/// What a wait is for: whether it counts where somebody is kept waiting (core/kept_waiting).
+enum class WaitKind : std::uint8_t {
+    data,     // a relation, or a row: by its tuple, by the transaction or the insertion that has it
+    object,   // any other object of the server
+    arranged, // what is made to be waited for: an advisory lock, a virtual transaction's end, a
+              // safe snapshot
 };
 
 /// One lock with a queue: a slice of LockTable::holders and one of LockTable::waiters, the latter
@@ -61,6 +71,7 @@ struct Lock {
     std::uint32_t waiter_count;
     /// conflicts[m] is the set of modes that conflict with mode m; kMaxLockMode entries or more.
     const std::int32_t* conflicts;
+    WaitKind kind = WaitKind::data;
 };
 
 /// A wait that is no queue of the lock table: for a safe snapshot, or at low priority. All of its
@@ -69,6 +80,9 @@ struct DirectWait {
     SessionIndex waiter;
     SessionIndex blocker;
     LockMode held; // the mode that the blocker holds, or kNoLockMode
+    WaitKind kind = WaitKind::data;
+    std::uint32_t wait = 0; // as in Waiter
+    Timestamp since = kUnknownTime;
 };
 
 /// What one look at the lock table shows.

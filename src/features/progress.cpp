@@ -91,7 +91,7 @@ Datum interval_of(int64 microseconds) {
 
 /// Ascending; 0 for a prepared transaction. None once the statement has the lock.
 Datum holder_pids(int procno, const pg::LowPriorityWait& wait) {
-    if (wait.phase == pg::WaitPhase::running)
+    if (wait.phase == pg::WaitPhase::running || !wait.lock_known)
         return PointerGetDatum(construct_empty_array(INT4OID));
     std::span<const pg::LockHolder> holders = pg::find_lock_holders(wait.tag, wait.mode, procno);
     auto* pids = static_cast<Datum*>(palloc(sizeof(Datum) * std::max<Size>(holders.size(), 1)));
@@ -115,8 +115,10 @@ void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
     row.set_name(col_datname, pg::database_name(wait.database, names));
     row.set_name(col_usename, pg::role_name(wait.role, names));
     set_text(col_command, GetCommandTagName(wait.command));
-    set_text(col_relation, pg::locked_object_text(wait.tag, names));
-    set_text(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
+    if (wait.lock_known) {
+        set_text(col_relation, pg::locked_object_text(wait.tag, names));
+        set_text(col_lock_mode, GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode));
+    }
     set_text(col_phase, phase_name(wait.phase));
     row.set(col_attempt, Int32GetDatum(static_cast<int32>(wait.attempts)));
     row.set(col_waited, interval_of(now - wait.started_at));

@@ -197,6 +197,15 @@ inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
     return same_backend && proc->fpLocalTransactionId == vxid.localTransactionId;
 }
 
+/// Does this process hold the lock in exactly that mode? Asks its own table of locks alone.
+inline bool holds_lock(const LOCKTAG& tag, LOCKMODE mode) {
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
+#endif
+}
+
 /// The modes that a process holds on a relation of its own database in its fast-path slots. Certain
 /// only while the caller holds proc->fpInfoLock. 18 gave a process as many groups of slots as
 /// max_locks_per_transaction needs, and a prepared transaction none.

@@ -11,7 +11,7 @@ namespace {
 struct Holders {
     LockHolder* found;
     std::size_t count;
-    const PGPROC* waiter; // its lock group's leader
+    const PGPROC* waiter; // its lock group's leader, or null
 };
 
 const PGPROC* leader_of(const PGPROC* proc) {
@@ -139,12 +139,13 @@ bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
 }
 
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter) {
+    Assert(wanted > NoLock && wanted <= MaxLockMode); // and a known tag, which is asserted there:
     LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[wanted];
     Holders holders;
     holders.found = static_cast<LockHolder*>(
         palloc(sizeof(LockHolder) * static_cast<Size>(compat::count_of_procs())));
     holders.count = 0;
-    holders.waiter = leader_of(GetPGProcByNumber(waiter));
+    holders.waiter = waiter < 0 ? nullptr : leader_of(GetPGProcByNumber(waiter));
     add_from_slots(&holders, tag, conflicts);
     add_from_table(&holders, tag, conflicts);
     return {holders.found, holders.count};

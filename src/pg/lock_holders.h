@@ -20,9 +20,9 @@ struct LockHolder {
 };
 
 /// Those that hold a mode of the lock that conflicts with `wanted`, each once, without the lock
-/// group of `waiter` (a procno). A weak lock on a relation that never met a strong one stands in
-/// the holder's own slots, so these are asked one process after the other: no single moment, but
-/// nobody is missed who holds the lock all the time.
+/// group of `waiter` (a procno; negative: nobody is left out). A weak lock on a relation that never
+/// met a strong one stands in the holder's own slots, so these are asked one process after the
+/// other: no single moment, but nobody is missed who holds the lock all the time.
 ///
 /// Allocated in the current memory context. Takes fpInfoLock of each process, and then the lock's
 /// partition lock, LW_SHARED, one at a time.

@@ -348,7 +348,7 @@ void copy_safe_snapshot_waits(int expected, SafeSnapshotWaits* waits) {
 struct LowPriorityWaiter {
     RawSession session;
     LowPriorityWait wait;
-    std::span<const LockHolder> holders;
+    std::span<const LockHolder> holders; // perhaps the session itself among them
 };
 
 struct LowPriorityWaiters {
@@ -364,7 +364,7 @@ bool is_outside_of_queue(WaitPhase phase) {
 bool anybody_waits_at_low_priority() {
     LowPriorityWait wait;
     for (int i = 0; i < MaxBackends; i++) {
-        if (read_low_priority_wait(i, &wait) && is_outside_of_queue(wait.phase))
+        if (read_low_priority_wait(i, &wait) && wait.lock_known && is_outside_of_queue(wait.phase))
             return true;
     }
     return false;
@@ -376,25 +376,45 @@ bool is_sleep(const LOCKTAG& tag) {
            tag.locktag_type == LOCKTAG_TRANSACTION;
 }
 
+/// May such a session hold locks at this moment that it gives back at once, because it can't have
+/// all of them?
+bool takes_locks_for_a_moment(WaitPhase phase) {
+    return phase == WaitPhase::trying || phase == WaitPhase::terminating;
+}
+
+/// Who holds what it waits for; many wait for the same, so those found before are looked at first.
+std::span<const LockHolder> holders_for(const LowPriorityWait& wait,
+                                        const LowPriorityWaiters& found) {
+    for (int i = found.count; --i >= 0;) {
+        const LowPriorityWait& other = found.waiters[i].wait;
+        if (other.mode == wait.mode && memcmp(&other.tag, &wait.tag, sizeof(LOCKTAG)) == 0)
+            return found.waiters[i].holders;
+    }
+    return find_lock_holders(wait.tag, wait.mode, -1);
+}
+
 /// Asked for after the partition locks are released. One for whose lock nobody is found stays as it
 /// is in the copy.
 void copy_low_priority_waits(LowPriorityWaiters* found) {
     *found = {};
     LowPriorityWait wait;
     for (int i = 0; i < MaxBackends; i++) {
-        if (!read_low_priority_wait(i, &wait) || !is_outside_of_queue(wait.phase) ||
-            !wait.lock_known)
-            continue;
-        std::span<const LockHolder> holders = find_lock_holders(wait.tag, wait.mode, i);
-        if (holders.empty())
+        if (!read_low_priority_wait(i, &wait) || !wait.lock_known ||
+            !is_outside_of_queue(wait.phase))
             continue;
         if (found->waiters == nullptr)
             found->waiters = static_cast<LowPriorityWaiter*>(
                 palloc(sizeof(LowPriorityWaiter) * static_cast<Size>(MaxBackends)));
-        LowPriorityWaiter* waiter = &found->waiters[found->count++];
-        copy_lone_session(GetPGProcByNumber(i), wait.pid, &waiter->session);
-        waiter->wait = wait;
-        waiter->holders = holders;
+        RawSession session;
+        copy_lone_session(GetPGProcByNumber(i), wait.pid, &session);
+        std::span<const LockHolder> holders = holders_for(wait, *found);
+        bool is_blocked =
+            std::any_of(holders.begin(), holders.end(), [&session](const LockHolder& holder) {
+                return holder.procno != session.procno;
+            });
+        if (!is_blocked)
+            continue;
+        found->waiters[found->count++] = {session, wait, holders};
         found->holder_count += static_cast<int>(holders.size());
     }
 }
@@ -405,14 +425,31 @@ bool waits_at_low_priority(const LowPriorityWaiters& waiters, int procno) {
         [procno](const LowPriorityWaiter& waiter) { return waiter.session.procno == procno; });
 }
 
-/// Enters a wait, and makes it its session's own where that has none that began earlier.
-void add_wait(LockSnapshot* snapshot, const SnapshotWait& wait) {
+/// Since when it waits for its lock.
+TimestampTz start_of(const LowPriorityWait& wait) {
+    return wait.lock_since != 0 ? wait.lock_since : wait.started_at;
+}
+
+/// Since when a process in a queue waits for that lock: one at low priority that stands there for a
+/// moment has waited for it before.
+TimestampTz start_in_queue(const RawWaiter& waiter, const LOCKTAG& tag, TimestampTz queued) {
+    LowPriorityWait wait;
+    if (read_low_priority_wait(waiter.procno, &wait) && wait.lock_known &&
+        wait.mode == waiter.wanted && memcmp(&wait.tag, &tag, sizeof(LOCKTAG)) == 0)
+        return std::min(start_of(wait), queued);
+    return queued;
+}
+
+/// Enters a wait, and makes it its session's own where that has none that began earlier. Returns
+/// its index.
+uint32 add_wait(LockSnapshot* snapshot, const SnapshotWait& wait) {
     SnapshotSession* session = &snapshot->sessions[wait.session];
     int index = snapshot->wait_count++;
     snapshot->waits[index] = wait;
     if (session->first_wait < 0 ||
         wait.wait_start < snapshot->waits[session->first_wait].wait_start)
         session->first_wait = index;
+    return static_cast<uint32>(index);
 }
 
 /// Turns the raw copy into the core's plain tables.
@@ -435,9 +472,10 @@ void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe,
     TimestampTz now = GetCurrentTimestamp();
     for (int i = 0; i < copy.locks.count; i++) {
         const RawLock& raw = copy.locks.elements[i];
-        locks[i] = {static_cast<uint32>(raw.first_holder), static_cast<uint32>(raw.holder_count),
-                    static_cast<uint32>(raw.first_waiter), static_cast<uint32>(raw.waiter_count),
-                    GetLockTagsMethodTable(&raw.tag)->conflictTab};
+        locks[i] = {
+            static_cast<uint32>(raw.first_holder),         static_cast<uint32>(raw.holder_count),
+            static_cast<uint32>(raw.first_waiter),         static_cast<uint32>(raw.waiter_count),
+            GetLockTagsMethodTable(&raw.tag)->conflictTab, wait_kind_of(raw.tag)};
         for (int j = raw.first_waiter; j < raw.first_waiter + raw.waiter_count; j++) {
             const RawWaiter& waiter = copy.waiters.elements[j];
             auto mode = static_cast<core::LockMode>(waiter.wanted);
@@ -445,34 +483,48 @@ void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe,
                 waiters[j] = {sessions.place(waiter.session), core::kNoLockMode}; // see below
                 continue;
             }
-            waiters[j] = {sessions.place(waiter.session), mode};
+            core::SessionIndex session = sessions.place(waiter.session);
             TimestampTz start = waiter.wait_start == 0 ? now : waiter.wait_start;
-            add_wait(snapshot,
-                     {waiters[j].session, waiter.procno, raw.tag, mode, start, false, false});
+            uint32 wait = add_wait(
+                snapshot, {session, waiter.procno, raw.tag, mode, start, false, false, true});
+            waiters[j] = {session, mode, wait, start_in_queue(waiter, raw.tag, start)};
         }
     }
     for (int i = 0; i < copy.holders.count; i++) {
         const RawHolder& holder = copy.holders.elements[i];
         holders[i] = {sessions.place(holder.session), static_cast<core::ModeMask>(holder.held)};
     }
+    uint32 first_safe = static_cast<uint32>(snapshot->wait_count);
     for (int i = 0; i < safe.waiter_count; i++) {
         const RawSession& waiter = safe.waiters[i];
-        add_wait(snapshot,
-                 {sessions.place(waiter), waiter.procno, {}, core::kNoLockMode, 0, true, false});
+        add_wait(
+            snapshot,
+            {sessions.place(waiter), waiter.procno, {}, core::kNoLockMode, 0, true, false, true});
     }
-    for (int i = 0; i < safe.pair_count; i++)
+    for (int i = 0; i < safe.pair_count; i++) {
+        // It is not known since when: it did not begin to wait later than anybody else.
         direct[i] = {sessions.place(safe.waiters[safe.pairs[i].waiter]),
-                     sessions.place(safe.pairs[i].blocker), core::kNoLockMode};
+                     sessions.place(safe.pairs[i].blocker),
+                     core::kNoLockMode,
+                     core::WaitKind::arranged,
+                     first_safe + static_cast<uint32>(safe.pairs[i].waiter),
+                     0};
+    }
     int direct_count = safe.pair_count;
     for (int i = 0; i < low_priority.count; i++) {
         const LowPriorityWaiter& waiter = low_priority.waiters[i];
         core::SessionIndex session = sessions.place(waiter.session);
-        add_wait(snapshot, {session, waiter.session.procno, waiter.wait.tag,
-                            static_cast<core::LockMode>(waiter.wait.mode), waiter.wait.started_at,
-                            false, true});
+        uint32 wait = add_wait(snapshot, {session, waiter.session.procno, waiter.wait.tag,
+                                          static_cast<core::LockMode>(waiter.wait.mode),
+                                          waiter.wait.started_at, false, true,
+                                          !takes_locks_for_a_moment(waiter.wait.phase)});
         for (const LockHolder& holder : waiter.holders) {
+            if (holder.procno == waiter.session.procno)
+                continue;
             RawSession raw = {holder.procno, holder.pid, holder.lxid, holder.xid};
-            direct[direct_count++] = {session, sessions.place(raw), holder.mode};
+            direct[direct_count++] = {session,     sessions.place(raw),
+                                      holder.mode, wait_kind_of(waiter.wait.tag),
+                                      wait,        start_of(waiter.wait)};
         }
     }
 
@@ -485,6 +537,22 @@ void build_tables(const RawCopy& copy, const SafeSnapshotWaits& safe,
 }
 
 } // namespace
+
+core::WaitKind wait_kind_of(const LOCKTAG& tag) {
+    switch (static_cast<LockTagType>(tag.locktag_type)) {
+    case LOCKTAG_RELATION:
+    case LOCKTAG_TUPLE:
+    case LOCKTAG_TRANSACTION:
+    case LOCKTAG_SPECULATIVE_TOKEN:
+        return core::WaitKind::data;
+    case LOCKTAG_VIRTUALTRANSACTION:
+    case LOCKTAG_USERLOCK:
+    case LOCKTAG_ADVISORY:
+        return core::WaitKind::arranged;
+    default:
+        return core::WaitKind::object;
+    }
+}
 
 bool anybody_waits() {
     WaitCounts counts = count_waits();

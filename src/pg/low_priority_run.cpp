@@ -12,7 +12,6 @@
 #include <algorithm>
 
 #include "pg/bridge.h"
-#include "pg/lock_snapshot.h"
 #include "pg/low_priority_account.h"
 #include "pg/low_priority_attempt.h"
 #include "pg/low_priority_eviction.h"
@@ -21,6 +20,7 @@
 #include "pg/settings.h"
 #include "pg/statistics.h"
 #include "pg/termination.h"
+#include "pg/waiters_behind.h"
 
 extern "C" {
 #include "storage/lmgr.h"
@@ -69,7 +69,7 @@ class LowPriorityRun {
                           IsSubTransaction() || compat::is_pipelining()),
           needed_(CurrentMemoryContext),
           attempts_(call, needed_, account_, snapshot_, !in_transaction_),
-          transaction_began_(account_.started()) {
+          transaction_began_(account_.started()), behind_(new_behind_record()) {
         core::WaitLimits limits = {};
         limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -222,22 +222,30 @@ class LowPriorityRun {
 
     /// In a transaction that holds locks, politeness has an end.
     void mind_those_behind(const AwaitedHolders& holders) {
-        if (!anybody_waits())
-            return;
-        WaitersBehind behind = look_behind(holders.holders);
+        WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions > 0;
-        if (behind.deadlocked != nullptr) {
-            // Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock
-            // detector look, and that finds it. Nobody else could: we are never in one place for
-            // long.
-            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
-            if (policy_.limits.deadline != core::kUnknownTime)
-                patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(behind.deadlocked->vxid, std::max(patience, kMillisecond));
+        if (behind.ring == RingState::closed_by_us)
+            raise_deadlock(behind);
+        if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
+            sleep_for_deadlock_check(holders, behind.ring_holder);
             return;
         }
         if (behind.longest > policy_.limits.max_burst)
             fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
+    }
+
+    /// Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock detector
+    /// look, and that finds the ring. Nobody else could: we are never in one place for long.
+    void sleep_for_deadlock_check(const AwaitedHolders& holders, BackendIdentity on_ring) {
+        for (const AwaitedHolder& holder : holders.holders) {
+            if (holder.procno != on_ring.procno || holder.pid != on_ring.pid)
+                continue;
+            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
+            if (policy_.limits.deadline != core::kUnknownTime)
+                patience = std::min(patience, policy_.limits.deadline - steady_now());
+            sleep_until_end(holder.vxid, std::max(patience, kMillisecond));
+            return;
+        }
     }
 
     void leave_ring_with_repack(const AwaitedHolders& holders) {
@@ -416,6 +424,7 @@ class LowPriorityRun {
     NeededLocks needed_;
     Attempts attempts_;
     Timestamp transaction_began_;
+    BehindRecord* behind_;
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;

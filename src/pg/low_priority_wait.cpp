@@ -5,7 +5,6 @@
 #include "pg/backend_status.h"
 #include "pg/bridge.h"
 #include "pg/lock_holders.h"
-#include "pg/lock_snapshot.h"
 #include "pg/wait_sampler.h"
 
 extern "C" {
@@ -177,41 +176,6 @@ void check_client() {
     ClientConnectionLost = true;
     InterruptPending = true;
     CHECK_FOR_INTERRUPTS();
-}
-
-WaitersBehind look_behind(std::span<const AwaitedHolder> holders) {
-    WaitersBehind behind = {};
-    LockSnapshot snapshot;
-    if (!take_lock_snapshot(&snapshot))
-        return behind;
-    core::LockGraph graph = call_core(CurrentMemoryContext, [&snapshot](auto& memory) {
-        return core::build_lock_graph(snapshot.table, memory);
-    });
-    std::size_t count = graph.sessions.size();
-    std::size_t self = 0;
-    while (self < count && snapshot.sessions[self].procno != compat::procno_of(MyProc))
-        self++;
-    if (self == count)
-        return behind;
-    std::span<bool> marks = {static_cast<bool*>(palloc(sizeof(bool) * count)), count};
-    core::mark_waiters_behind(graph, static_cast<core::SessionIndex>(self), marks);
-
-    TimestampTz now = GetCurrentTimestamp();
-    for (std::size_t i = 0; i < count; i++) {
-        const SnapshotSession& session = snapshot.sessions[i];
-        if (!marks[i] || i == self)
-            continue;
-        for (const AwaitedHolder& holder : holders) {
-            if (session.procno == holder.procno && session.pid == holder.pid)
-                behind.deadlocked = &holder;
-        }
-        if (session.first_wait < 0 || snapshot.waits[session.first_wait].low_priority)
-            continue;
-        behind.sessions++;
-        behind.longest =
-            std::max(behind.longest, age(snapshot.waits[session.first_wait].wait_start, now));
-    }
-    return behind;
 }
 
 bool release_portal_snapshot() {

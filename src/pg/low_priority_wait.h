@@ -57,18 +57,6 @@ void sleep_a_little(int timeout);
 /// platforms that can't tell.
 void check_client();
 
-/// Those that wait on this session, directly or through others.
-struct WaitersBehind {
-    std::uint32_t sessions;     // that stand in a queue: who waits at low priority does not count
-    core::Microseconds longest; // wait among them
-    /// One of `holders` waits on this session, so that neither can go on; null where none does.
-    const AwaitedHolder* deadlocked;
-};
-
-/// Looks at the lock table for those that are kept waiting by this session while it waits for
-/// `holders`. Allocates in the current memory context.
-WaitersBehind look_behind(std::span<const AwaitedHolder> holders);
-
 /// Lets go of the portal's snapshot while a statement waits, where nobody but the statement itself
 /// needs it, so that VACUUM is not held back; and of the catalogs' in any case. Returns whether the
 /// portal's must be restored.

@@ -154,6 +154,13 @@ LowPrioritySlot* wait_of(int procno) {
     return &state.waits[procno];
 }
 
+/// Could the lock manager be asked for it?
+bool is_valid_lock(const LOCKTAG& tag, LOCKMODE mode) {
+    return (tag.locktag_lockmethodid == DEFAULT_LOCKMETHOD ||
+            tag.locktag_lockmethodid == USER_LOCKMETHOD) &&
+           tag.locktag_type <= LOCKTAG_LAST_TYPE && mode > NoLock && mode <= MaxLockMode;
+}
+
 bool is_for(const TerminationNotice& notice, int pid, LocalTransactionId lxid) {
     return notice.pid == pid && notice.lxid == lxid;
 }
@@ -287,6 +294,7 @@ bool read_low_priority_wait(int procno, LowPriorityWait* wait) {
     SpinLockAcquire(&slot->lock);
     *wait = slot->wait;
     SpinLockRelease(&slot->lock);
+    wait->lock_known = wait->lock_known && is_valid_lock(wait->tag, wait->mode);
     const PGPROC* proc = GetPGProcByNumber(procno);
     return wait->pid != 0 && wait->pid == proc->pid &&
            (wait->lxid == InvalidLocalTransactionId || wait->lxid == compat::lxid_of(proc));

@@ -98,7 +98,8 @@ void publish_low_priority_wait(const LowPriorityWait& wait);
 void withdraw_low_priority_wait();
 
 /// The wait of that PGPROC, where it has one. A slot that a process has left behind is not
-/// believed: its pid and transaction must still be those of the PGPROC. Never ereports.
+/// believed: its pid and transaction must still be those of the PGPROC. Nor is a lock that no lock
+/// manager knows: it comes back as one that is not known. Never ereports.
 bool read_low_priority_wait(int procno, LowPriorityWait* wait);
 
 // ---- Words for a victim

@@ -61,8 +61,10 @@ class TableBuilder {
         holders_.insert(holders_.end(), holders.begin(), holders.end());
         waiters_.insert(waiters_.end(), waiters.begin(), waiters.end());
     }
-    void direct(SessionIndex waiter, SessionIndex blocker, LockMode held) {
-        direct_waits_.push_back({waiter, blocker, held});
+    void direct(SessionIndex waiter, SessionIndex blocker, LockMode held,
+                WaitKind kind = WaitKind::data, std::uint32_t wait = 0,
+                Timestamp since = kUnknownTime) {
+        direct_waits_.push_back({waiter, blocker, held, kind, wait, since});
     }
     LockTable table() const { return {sessions_, locks_, holders_, waiters_, direct_waits_}; }
     std::vector<Lock>& locks() { return locks_; }
