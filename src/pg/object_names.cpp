@@ -2,6 +2,7 @@
 
 extern "C" {
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_auth_members.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
@@ -47,7 +48,7 @@ bool lock_catalogs(const Oid (&catalogs)[N]) {
 
 /// "public.users", or null where its name is not to be had.
 const char* relation_name(Oid database, Oid relation, NameLookup lookup) {
-    if (!lookup.relations || (database != MyDatabaseId && database != InvalidOid))
+    if (!lookup.relations || (database != lookup.database && database != InvalidOid))
         return nullptr;
     char* name = get_rel_name(relation);
     if (name == nullptr)
@@ -75,22 +76,26 @@ const char* object_text(const LOCKTAG& tag, NameLookup lookup) {
         if (name != nullptr)
             return psprintf("database %s", quote_identifier(name));
     }
-    if (catalog == NamespaceRelationId && database == MyDatabaseId && lookup.relations) {
+    if (catalog == NamespaceRelationId && database == lookup.database && lookup.relations) {
         const char* name = get_namespace_name(object);
         if (name != nullptr)
             return psprintf("schema %s", quote_identifier(name));
     }
-    // A catalog's OID is the same in every database.
-    const char* catalog_name = lookup.relations ? get_rel_name(catalog) : nullptr;
+    // A catalog's OID is the same in every database. Another table's is not: some extension may
+    // lock objects of its own.
+    bool same_everywhere = catalog < FirstNormalObjectId;
+    const char* catalog_name =
+        lookup.relations && same_everywhere ? get_rel_name(catalog) : nullptr;
     const char* of = catalog_name == nullptr ? psprintf("class %u", catalog) : catalog_name;
-    if (database == MyDatabaseId || database == InvalidOid)
+    if (database == lookup.database || database == InvalidOid)
         return psprintf("object %u of %s", object, of);
     return psprintf("object %u of %s of database %u", object, of, database);
 }
 
-const char* advisory_text(const LOCKTAG& tag) {
-    const char* where =
-        tag.locktag_field1 == MyDatabaseId ? "" : psprintf(" of database %u", tag.locktag_field1);
+const char* advisory_text(const LOCKTAG& tag, NameLookup lookup) {
+    const char* where = tag.locktag_field1 == lookup.database
+                            ? ""
+                            : psprintf(" of database %u", tag.locktag_field1);
     if (tag.locktag_field4 == 1) { // one bigint key, see lockfuncs.c
         int64 key = static_cast<int64>((static_cast<uint64>(tag.locktag_field2) << 32) |
                                        tag.locktag_field3);
@@ -150,6 +155,7 @@ bool is_preamble(CommandTag tag) {
 
 NameLookup open_name_lookup() {
     NameLookup lookup;
+    lookup.database = MyDatabaseId;
     // The worker is in no database, so it has no pg_class.
     lookup.relations = OidIsValid(MyDatabaseId) && lock_catalogs(kRelationCatalogs);
     lookup.globals = lock_catalogs(kGlobalCatalogs);
@@ -189,7 +195,7 @@ const char* locked_object_text(const LOCKTAG& tag, NameLookup lookup) {
         return psprintf("speculative token %u of transaction %u", tag.locktag_field2,
                         tag.locktag_field1);
     case LOCKTAG_ADVISORY:
-        return advisory_text(tag);
+        return advisory_text(tag, lookup);
     case LOCKTAG_OBJECT:
         return object_text(tag, lookup);
     default:

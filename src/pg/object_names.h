@@ -7,7 +7,9 @@
 namespace lockguard::pg {
 
 /// Shows whether catalogs can be read now without waiting, and keeps them so until close.
+/// Value-initialised it has no names at all: for text that is read in any database.
 struct NameLookup {
+    Oid database;     // that has the names; objects of others are OIDs. InvalidOid: of none
     bool relations;   // pg_class and pg_namespace
     bool globals;     // pg_database and pg_authid
     bool memberships; // pg_auth_members, and those of globals: who may see what
@@ -21,7 +23,7 @@ void close_name_lookup(NameLookup lookup);
 
 /// What a lock tag stands for: "public.users" for a relation of the current database,
 /// "tuple (0,3) of public.users", "transaction 4711", "relation 16402 of database 5" and so on.
-/// In the current memory context.
+/// Names no object of another database than the look-up's. In the current memory context.
 const char* locked_object_text(const LOCKTAG& tag, NameLookup lookup);
 
 /// Names, or null where gone or not to be had now. In the current memory context.
