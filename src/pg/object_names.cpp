@@ -1,5 +1,7 @@
 #include "pg/object_names.h"
 
+#include "pg/valid_text.h"
+
 extern "C" {
 #include "access/htup_details.h"
 #include "access/transam.h"
@@ -8,6 +10,7 @@ extern "C" {
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "executor/executor.h"
 #include "nodes/execnodes.h"
@@ -26,8 +29,10 @@ constexpr Oid kRelationCatalogs[] = {RelationRelationId, ClassOidIndexId, Namesp
                                      NamespaceOidIndexId};
 constexpr Oid kGlobalCatalogs[] = {DatabaseRelationId, DatabaseOidIndexId, AuthIdRelationId,
                                    AuthIdOidIndexId};
-constexpr Oid kMembershipCatalogs[] = {AuthMemRelationId, AuthMemRoleMemIndexId,
-                                       AuthMemMemRoleIndexId};
+/// A role is found by its name, too (get_role_oid).
+constexpr Oid kMembershipCatalogs[] = {AuthMemRelationId, AuthMemMemRoleIndexId,
+                                       AuthIdRolnameIndexId};
+constexpr Oid kTypeCatalogs[] = {TypeRelationId, TypeOidIndexId};
 
 template <std::size_t N>
 void unlock_catalogs(const Oid (&catalogs)[N], std::size_t count) {
@@ -105,6 +110,13 @@ const char* advisory_text(const LOCKTAG& tag, NameLookup lookup) {
                     static_cast<int>(tag.locktag_field3), where);
 }
 
+/// The name, which may be null, itself.
+const char* made_valid(char* name) {
+    if (name != nullptr)
+        make_valid(name, strlen(name));
+    return name;
+}
+
 /// Skips white space and comments; an unfinished comment ends the text.
 const char* skip_space(const char* text) {
     for (;;) {
@@ -158,6 +170,7 @@ NameLookup open_name_lookup() {
     lookup.database = MyDatabaseId;
     // The worker is in no database, so it has no pg_class.
     lookup.relations = OidIsValid(MyDatabaseId) && lock_catalogs(kRelationCatalogs);
+    lookup.types = OidIsValid(MyDatabaseId) && lock_catalogs(kTypeCatalogs);
     lookup.globals = lock_catalogs(kGlobalCatalogs);
     // acl.c reads pg_authid and pg_database as well.
     lookup.memberships = lookup.globals && lock_catalogs(kMembershipCatalogs);
@@ -169,6 +182,8 @@ void close_name_lookup(NameLookup lookup) {
         unlock_catalogs(kMembershipCatalogs, lengthof(kMembershipCatalogs));
     if (lookup.globals)
         unlock_catalogs(kGlobalCatalogs, lengthof(kGlobalCatalogs));
+    if (lookup.types)
+        unlock_catalogs(kTypeCatalogs, lengthof(kTypeCatalogs));
     if (lookup.relations)
         unlock_catalogs(kRelationCatalogs, lengthof(kRelationCatalogs));
 }
@@ -207,16 +222,20 @@ const char* locked_object_text(const LOCKTAG& tag, NameLookup lookup) {
 }
 
 const char* database_name(Oid database, NameLookup lookup) {
-    return lookup.globals && OidIsValid(database) ? get_database_name(database) : nullptr;
+    return lookup.globals && OidIsValid(database) ? made_valid(get_database_name(database))
+                                                  : nullptr;
 }
 
 const char* role_name(Oid role, NameLookup lookup) {
-    return lookup.globals && OidIsValid(role) ? GetUserNameFromId(role, true) : nullptr;
+    return lookup.globals && OidIsValid(role) ? made_valid(GetUserNameFromId(role, true)) : nullptr;
 }
 
-bool find_prepared_transaction(TransactionId xid, PreparedTransaction* found) {
+bool find_prepared_transaction(TransactionId xid, NameLookup lookup, PreparedTransaction* found) {
+    *found = {};
+    if (!lookup.types)
+        return true;
     // twophase.c shows its list by this function alone. Called directly, it needs no privilege and
-    // no plan.
+    // no plan; it looks up the types of its columns.
     FmgrInfo function;
     fmgr_info(F_PG_PREPARED_XACT, &function);
     ReturnSetInfo result = {};
@@ -239,7 +258,7 @@ bool find_prepared_transaction(TransactionId xid, PreparedTransaction* found) {
         bool isnull;
         if (DatumGetTransactionId(GetAttributeByNum(tuple, 1, &isnull)) != xid)
             continue;
-        found->gid = TextDatumGetCString(GetAttributeByNum(tuple, 2, &isnull));
+        found->gid = made_valid(TextDatumGetCString(GetAttributeByNum(tuple, 2, &isnull)));
         found->prepared_at = DatumGetTimestampTz(GetAttributeByNum(tuple, 3, &isnull));
         is_found = true;
     }
