@@ -92,8 +92,13 @@ subtest "roles, while pg_authid is locked and one of them has just been changed"
 	forget_sessions();
 };
 
-my $worker = $observer->value(
-	q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_lockguard worker'});
+# One that starts with the server finds no description of the indexes of shared catalogs, and reads
+# those without. One that starts later reads them through their indexes, and would wait for these.
+my $is_worker = q{FROM pg_stat_activity WHERE backend_type = 'pg_lockguard worker'};
+my $worker = $observer->value("SELECT pid $is_worker");
+$observer->value('SELECT pg_terminate_backend(?)', $worker);
+await($node, 'the worker starts again', "SELECT EXISTS (SELECT $is_worker AND pid <> ?)", $worker);
+$worker = $observer->value("SELECT pid $is_worker");
 
 # The worker goes on looking, and waits for no lock. (The observer must not read roles itself.)
 sub worker_goes_on
