@@ -1,9 +1,10 @@
 // SELECT * FROM pg_lockguard_events: what the guard and the worker did, oldest first, as far as the
 // ring in shared memory (pg/event_ring) goes back.
 //
-// The ring holds OIDs; names are looked up here, as they are now, in the viewer's database. Who may
-// see what follows pg_stat_activity, by the role of the session that a column is about: the state,
-// the idle time and the query of a blocker are for members of pg_read_all_stats and of its role.
+// The ring holds OIDs; names are looked up here, as they are now, in the viewer's database. Its
+// text has the encodings of those who wrote it, and is made valid here. Who may see what follows
+// pg_stat_activity, by the role of the session that a column is about: the state, the idle time and
+// the query of a blocker are for members of pg_read_all_stats and of its role.
 // The lock tree shows pids, modes and application names alone, which everybody may see.
 
 #include "pg/event_ring.h"
@@ -16,6 +17,7 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
+#include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(pg_lockguard_events);
 }
@@ -60,7 +62,14 @@ class EventRow : public pg::ResultRow<column_count> {
   public:
     void set_text(Column column, const char* text) {
         if (text != nullptr && text[0] != '\0')
-            set(column, pg::cut_text_value(text));
+            set(column, CStringGetTextDatum(text));
+    }
+    /// Of a field of the event.
+    template <std::size_t N>
+    void set_field(Column column, const char (&field)[N]) {
+        std::string_view text = field;
+        if (!text.empty())
+            set(column, pg::valid_text_value(text, text.size() == N - 1));
     }
     void set_duration(Column column, int64 duration) {
         if (duration >= 0)
@@ -71,7 +80,7 @@ class EventRow : public pg::ResultRow<column_count> {
 void set_blocker(EventRow* row, const pg::Event& event, pg::NameLookup lookup) {
     row->set(col_blocker_pid, Int32GetDatum(event.blocker_pid));
     row->set_name(col_blocker_usename, pg::role_name(event.blocker_role, lookup));
-    row->set_text(col_blocker_application_name, event.blocker_application);
+    row->set_field(col_blocker_application_name, event.blocker_application);
     if (!pg::may_see_details(event.blocker_role, lookup)) {
         row->set_text(col_blocker_query, "<insufficient privilege>");
         return;
@@ -80,7 +89,7 @@ void set_blocker(EventRow* row, const pg::Event& event, pg::NameLookup lookup) {
         row->set_text(col_blocker_state,
                       pg::state_name(static_cast<BackendState>(event.blocker_state)));
     row->set_duration(col_blocker_idle, event.blocker_idle);
-    row->set_text(col_blocker_query, event.blocker_query);
+    row->set_field(col_blocker_query, event.blocker_query);
 }
 
 void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* result) {
@@ -92,8 +101,8 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
         row.set(col_pid, Int32GetDatum(event.pid));
     row.set_name(col_datname, pg::database_name(event.database, lookup));
     row.set_name(col_usename, pg::role_name(event.role, lookup));
-    row.set_text(col_application_name, event.application);
-    row.set_text(col_command, event.command);
+    row.set_field(col_application_name, event.application);
+    row.set_field(col_command, event.command);
     if (event.relation_known) {
         LOCKTAG tag;
         SET_LOCKTAG_RELATION(tag, event.relation_database, event.relation);
@@ -107,9 +116,9 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
         row.set(col_attempts, Int32GetDatum(event.attempts));
     if (event.has_blocker)
         set_blocker(&row, event, lookup);
-    row.set_text(col_reason, event.reason);
+    row.set_field(col_reason, event.reason);
     if (event.lock_tree[0] != '\0')
-        row.set(col_lock_tree, pg::drawing_value(event.lock_tree));
+        row.set(col_lock_tree, pg::labeled_drawing_value(event.lock_tree));
     row.put(result);
 }
 

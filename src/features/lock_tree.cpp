@@ -324,7 +324,8 @@ void read_details(Picture* picture) {
         CHECK_FOR_INTERRUPTS();
         if (session.pid == 0) {
             pg::PreparedTransaction prepared;
-            if (pg::find_prepared_transaction(session.prepared_xid, &prepared)) {
+            if (pg::find_prepared_transaction(session.prepared_xid, picture->names, &prepared) &&
+                prepared.gid != nullptr) {
                 details.gid = prepared.gid;
                 xact_start = prepared.prepared_at;
             }

@@ -1,8 +1,9 @@
 #include "pg/backend_status.h"
 
+#include "pg/valid_text.h"
+
 extern "C" {
 #include "catalog/pg_authid.h"
-#include "mb/pg_wchar.h"
 #include "postmaster/bgworker.h"
 #include "utils/acl.h"
 }
@@ -54,13 +55,23 @@ void copy_client_addr(SockAddr* target, const SockAddr& address) {
         memcpy(target, &address, sizeof(*target));
 }
 
-/// A text that ends with a NUL in addition.
-text* terminated_text(const char* string, std::size_t length) {
+/// A valid text that ends with a NUL in addition, of a string that was cut to fit into so many
+/// bytes, and need not be valid: the session may be of another database.
+text* terminated_text(const char* string, std::size_t length, std::size_t room) {
     auto* copy = static_cast<text*>(palloc(VARHDRSZ + length + 1));
-    SET_VARSIZE(copy, VARHDRSZ + length);
     memcpy(VARDATA(copy), string, length);
     VARDATA(copy)[length] = '\0';
+    SET_VARSIZE(copy, VARHDRSZ + make_valid(VARDATA(copy), length, length + 1 == room));
     return copy;
+}
+
+/// Where pg_authid is not to be had, what the server tells clients of the session's role is known
+/// without it.
+bool is_superuser(Oid role, NameLookup lookup) {
+    if (lookup.globals)
+        return superuser_arg(role);
+    const char* of_session = GetConfigOption("is_superuser", true, false);
+    return role == GetOuterUserId() && of_session != nullptr && strcmp(of_session, "on") == 0;
 }
 
 } // namespace
@@ -93,12 +104,10 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
     });
     if (!found)
         return false;
-    // Only a text that fills its room can end in the middle of a character.
-    if (query_length + 1 == static_cast<std::size_t>(pgstat_track_activity_query_size))
-        query_length = static_cast<std::size_t>(
-            pg_mbcliplen(query, static_cast<int>(query_length), static_cast<int>(query_length)));
-    copy.application_name_text = terminated_text(application_name, application_name_length);
-    copy.query_text = terminated_text(query, query_length);
+    copy.application_name_text =
+        terminated_text(application_name, application_name_length, sizeof(application_name));
+    copy.query_text = terminated_text(query, query_length,
+                                      static_cast<std::size_t>(pgstat_track_activity_query_size));
     copy.application_name = VARDATA(copy.application_name_text);
     copy.query = VARDATA(copy.query_text);
     *status = copy;
@@ -143,10 +152,8 @@ bool may_see_details(Oid role, NameLookup lookup) {
 }
 
 bool may_see_details(Oid reader, Oid role, NameLookup lookup) {
-    // Whether the current user is a superuser is known since the server checked his right to run
-    // the statement.
     if (!lookup.memberships)
-        return reader == role || superuser_arg(reader);
+        return reader == role || is_superuser(reader, lookup);
     return has_privs_of_role(reader, ROLE_PG_READ_ALL_STATS) || has_privs_of_role(reader, role);
 }
 
@@ -174,7 +181,11 @@ bool is_idle_in_transaction(BackendState state) {
 }
 
 const char* backend_type_name(BackendType type, int pid) {
-    return type == B_BG_WORKER ? GetBackgroundWorkerTypeByPid(pid) : GetBackendTypeDesc(type);
+    if (type != B_BG_WORKER)
+        return GetBackendTypeDesc(type);
+    // A buffer's, which the next call fills anew.
+    const char* name = GetBackgroundWorkerTypeByPid(pid);
+    return name == nullptr ? nullptr : valid_copy(name);
 }
 
 } // namespace lockguard::pg

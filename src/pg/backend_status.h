@@ -15,7 +15,8 @@ struct BackendIdentity {
     int pid;
 };
 
-/// What a slot says. Strings are allocated in the current memory context.
+/// What a slot says. Strings are allocated in the current memory context, and valid in this
+/// session's database (pg/valid_text).
 struct BackendStatus {
     BackendType type;
     BackendState state;
@@ -27,7 +28,7 @@ struct BackendStatus {
     Oid role; // InvalidOid for most background processes
     SockAddr client_addr;
     const char* application_name; // "" where there is none
-    const char* query;            // clipped at a character boundary
+    const char* query;            // ends with a whole character
     text* application_name_text;  // the same two, ready for a row
     text* query_text;
 };
@@ -58,7 +59,8 @@ bool is_wraparound_vacuum(BackendIdentity identity);
 /// May the current user see the details of a session of this role: state, query, ages, client
 /// address, wait event? The rule of pg_stat_activity: members of pg_read_all_stats and of the role.
 /// Never waits for a catalog: while memberships are not to be had, a role sees its own sessions,
-/// and a superuser all.
+/// and a superuser all; while roles are not to be had either, whoever logged in as a superuser, or
+/// became one by SET ROLE, counts as that.
 bool may_see_details(Oid role, NameLookup lookup);
 
 /// The same for another reader than the current user.
@@ -70,7 +72,8 @@ const char* state_name(BackendState state);
 /// "idle in transaction", aborted or not.
 bool is_idle_in_transaction(BackendState state);
 
-/// As pg_stat_activity.backend_type. May be null (a background worker that has just ended).
+/// As pg_stat_activity.backend_type, and valid text. May be null (a background worker that has just
+/// ended). A background worker's is in the current memory context.
 const char* backend_type_name(BackendType type, int pid);
 
 } // namespace lockguard::pg

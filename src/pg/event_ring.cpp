@@ -3,6 +3,7 @@
 #include "core/event_text.h"
 #include "pg/backend_status.h"
 #include "pg/bridge.h"
+#include "pg/object_names.h"
 #include "pg/settings.h"
 #include "pg/statistics.h"
 
@@ -136,14 +137,15 @@ void log_event(const Event& event, const EventNames& names) {
                                   errhidecontext(true)));
 }
 
-/// Who is in the way, and this statement below them.
-std::string_view draw_culprits(const DdlEvent& ddl, const char* object) {
+/// Who is in the way, and this statement below them. It is read in every database, so that what is
+/// locked has no name in it.
+std::string_view draw_culprits(const DdlEvent& ddl) {
     core::TreeLabel statement = {};
     statement.application = ddl.command;
-    if (ddl.lock_known)
+    if (ddl.lock_known) {
         statement.wants = GetLockmodeName(ddl.tag.locktag_lockmethodid, ddl.mode);
-    if (object != nullptr)
-        statement.object = object;
+        statement.object = locked_object_text(ddl.tag, {});
+    }
     statement.waited = ddl.waited;
     return call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
         return core::culprit_tree_text(ddl.culprits, MyProcPid, statement,
@@ -242,7 +244,7 @@ void record_ddl_event(const DdlEvent& ddl, const char* relation) {
             event.blocker_pid = first.pid;
             set_event_text(event.blocker_application, first.application);
         }
-        set_event_text(event.lock_tree, draw_culprits(ddl, relation));
+        set_event_text(event.lock_tree, draw_culprits(ddl));
     }
     EventNames names = {};
     if (relation != nullptr)

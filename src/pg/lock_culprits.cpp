@@ -69,12 +69,12 @@ Found describe_session(const PGPROC* proc, int pid, const Search& search) {
 }
 
 /// pg_prepared_xacts shows all of this to everybody.
-bool describe_prepared(TransactionId xid, Found* found) {
+bool describe_prepared(TransactionId xid, NameLookup lookup, Found* found) {
     PreparedTransaction prepared;
-    if (!find_prepared_transaction(xid, &prepared))
+    if (!find_prepared_transaction(xid, lookup, &prepared))
         return false; // committed or rolled back just now
     *found = {};
-    found->culprit.gid = prepared.gid;
+    found->culprit.gid = view_of(prepared.gid);
     found->culprit.visible = true;
     found->culprit.state = "prepared";
     found->culprit.state_age = age(prepared.prepared_at);
@@ -87,7 +87,7 @@ bool describe_prepared(TransactionId xid, Found* found) {
 bool describe_holder(VirtualTransactionId vxid, const Search& search, Found* found) {
     // One that was prepared before the server's last start has no backend, and its xid as its lxid.
     if (VirtualTransactionIdIsRecoveredPreparedXact(vxid))
-        return describe_prepared(vxid.localTransactionId, found);
+        return describe_prepared(vxid.localTransactionId, search.lookup, found);
 
     // Read without a lock, as GetLockConflicts itself does; a wrong moment only means "ended".
     const PGPROC* proc = compat::proc_of_vxid(vxid);
@@ -105,7 +105,7 @@ bool describe_holder(VirtualTransactionId vxid, const Search& search, Found* fou
     // PREPARE TRANSACTION left the virtual transaction id with the prepared transaction.
     bool have_more;
     TransactionId xid = TwoPhaseGetXidByVirtualXID(vxid, &have_more);
-    return TransactionIdIsValid(xid) && describe_prepared(xid, found);
+    return TransactionIdIsValid(xid) && describe_prepared(xid, search.lookup, found);
 }
 
 /// Holders, in an array with room for all of them.

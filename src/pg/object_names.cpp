@@ -1,12 +1,16 @@
 #include "pg/object_names.h"
 
+#include "pg/valid_text.h"
+
 extern "C" {
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_auth_members.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "executor/executor.h"
 #include "nodes/execnodes.h"
@@ -25,8 +29,10 @@ constexpr Oid kRelationCatalogs[] = {RelationRelationId, ClassOidIndexId, Namesp
                                      NamespaceOidIndexId};
 constexpr Oid kGlobalCatalogs[] = {DatabaseRelationId, DatabaseOidIndexId, AuthIdRelationId,
                                    AuthIdOidIndexId};
-constexpr Oid kMembershipCatalogs[] = {AuthMemRelationId, AuthMemRoleMemIndexId,
-                                       AuthMemMemRoleIndexId};
+/// A role is found by its name, too (get_role_oid).
+constexpr Oid kMembershipCatalogs[] = {AuthMemRelationId, AuthMemMemRoleIndexId,
+                                       AuthIdRolnameIndexId};
+constexpr Oid kTypeCatalogs[] = {TypeRelationId, TypeOidIndexId};
 
 template <std::size_t N>
 void unlock_catalogs(const Oid (&catalogs)[N], std::size_t count) {
@@ -47,7 +53,7 @@ bool lock_catalogs(const Oid (&catalogs)[N]) {
 
 /// "public.users", or null where its name is not to be had.
 const char* relation_name(Oid database, Oid relation, NameLookup lookup) {
-    if (!lookup.relations || (database != MyDatabaseId && database != InvalidOid))
+    if (!lookup.relations || (database != lookup.database && database != InvalidOid))
         return nullptr;
     char* name = get_rel_name(relation);
     if (name == nullptr)
@@ -75,22 +81,26 @@ const char* object_text(const LOCKTAG& tag, NameLookup lookup) {
         if (name != nullptr)
             return psprintf("database %s", quote_identifier(name));
     }
-    if (catalog == NamespaceRelationId && database == MyDatabaseId && lookup.relations) {
+    if (catalog == NamespaceRelationId && database == lookup.database && lookup.relations) {
         const char* name = get_namespace_name(object);
         if (name != nullptr)
             return psprintf("schema %s", quote_identifier(name));
     }
-    // A catalog's OID is the same in every database.
-    const char* catalog_name = lookup.relations ? get_rel_name(catalog) : nullptr;
+    // A catalog's OID is the same in every database. Another table's is not: some extension may
+    // lock objects of its own.
+    bool same_everywhere = catalog < FirstNormalObjectId;
+    const char* catalog_name =
+        lookup.relations && same_everywhere ? get_rel_name(catalog) : nullptr;
     const char* of = catalog_name == nullptr ? psprintf("class %u", catalog) : catalog_name;
-    if (database == MyDatabaseId || database == InvalidOid)
+    if (database == lookup.database || database == InvalidOid)
         return psprintf("object %u of %s", object, of);
     return psprintf("object %u of %s of database %u", object, of, database);
 }
 
-const char* advisory_text(const LOCKTAG& tag) {
-    const char* where =
-        tag.locktag_field1 == MyDatabaseId ? "" : psprintf(" of database %u", tag.locktag_field1);
+const char* advisory_text(const LOCKTAG& tag, NameLookup lookup) {
+    const char* where = tag.locktag_field1 == lookup.database
+                            ? ""
+                            : psprintf(" of database %u", tag.locktag_field1);
     if (tag.locktag_field4 == 1) { // one bigint key, see lockfuncs.c
         int64 key = static_cast<int64>((static_cast<uint64>(tag.locktag_field2) << 32) |
                                        tag.locktag_field3);
@@ -98,6 +108,13 @@ const char* advisory_text(const LOCKTAG& tag) {
     }
     return psprintf("advisory lock (%d, %d)%s", static_cast<int>(tag.locktag_field2),
                     static_cast<int>(tag.locktag_field3), where);
+}
+
+/// The name, which may be null, itself.
+const char* made_valid(char* name) {
+    if (name != nullptr)
+        make_valid(name, strlen(name));
+    return name;
 }
 
 /// Skips white space and comments; an unfinished comment ends the text.
@@ -150,8 +167,10 @@ bool is_preamble(CommandTag tag) {
 
 NameLookup open_name_lookup() {
     NameLookup lookup;
+    lookup.database = MyDatabaseId;
     // The worker is in no database, so it has no pg_class.
     lookup.relations = OidIsValid(MyDatabaseId) && lock_catalogs(kRelationCatalogs);
+    lookup.types = OidIsValid(MyDatabaseId) && lock_catalogs(kTypeCatalogs);
     lookup.globals = lock_catalogs(kGlobalCatalogs);
     // acl.c reads pg_authid and pg_database as well.
     lookup.memberships = lookup.globals && lock_catalogs(kMembershipCatalogs);
@@ -163,6 +182,8 @@ void close_name_lookup(NameLookup lookup) {
         unlock_catalogs(kMembershipCatalogs, lengthof(kMembershipCatalogs));
     if (lookup.globals)
         unlock_catalogs(kGlobalCatalogs, lengthof(kGlobalCatalogs));
+    if (lookup.types)
+        unlock_catalogs(kTypeCatalogs, lengthof(kTypeCatalogs));
     if (lookup.relations)
         unlock_catalogs(kRelationCatalogs, lengthof(kRelationCatalogs));
 }
@@ -189,7 +210,7 @@ const char* locked_object_text(const LOCKTAG& tag, NameLookup lookup) {
         return psprintf("speculative token %u of transaction %u", tag.locktag_field2,
                         tag.locktag_field1);
     case LOCKTAG_ADVISORY:
-        return advisory_text(tag);
+        return advisory_text(tag, lookup);
     case LOCKTAG_OBJECT:
         return object_text(tag, lookup);
     default:
@@ -201,16 +222,20 @@ const char* locked_object_text(const LOCKTAG& tag, NameLookup lookup) {
 }
 
 const char* database_name(Oid database, NameLookup lookup) {
-    return lookup.globals && OidIsValid(database) ? get_database_name(database) : nullptr;
+    return lookup.globals && OidIsValid(database) ? made_valid(get_database_name(database))
+                                                  : nullptr;
 }
 
 const char* role_name(Oid role, NameLookup lookup) {
-    return lookup.globals && OidIsValid(role) ? GetUserNameFromId(role, true) : nullptr;
+    return lookup.globals && OidIsValid(role) ? made_valid(GetUserNameFromId(role, true)) : nullptr;
 }
 
-bool find_prepared_transaction(TransactionId xid, PreparedTransaction* found) {
+bool find_prepared_transaction(TransactionId xid, NameLookup lookup, PreparedTransaction* found) {
+    *found = {};
+    if (!lookup.types)
+        return true;
     // twophase.c shows its list by this function alone. Called directly, it needs no privilege and
-    // no plan.
+    // no plan; it looks up the types of its columns.
     FmgrInfo function;
     fmgr_info(F_PG_PREPARED_XACT, &function);
     ReturnSetInfo result = {};
@@ -233,7 +258,7 @@ bool find_prepared_transaction(TransactionId xid, PreparedTransaction* found) {
         bool isnull;
         if (DatumGetTransactionId(GetAttributeByNum(tuple, 1, &isnull)) != xid)
             continue;
-        found->gid = TextDatumGetCString(GetAttributeByNum(tuple, 2, &isnull));
+        found->gid = made_valid(TextDatumGetCString(GetAttributeByNum(tuple, 2, &isnull)));
         found->prepared_at = DatumGetTimestampTz(GetAttributeByNum(tuple, 3, &isnull));
         is_found = true;
     }

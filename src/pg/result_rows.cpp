@@ -1,6 +1,7 @@
 #include "pg/result_rows.h"
 
 #include "core/lock_forest.h"
+#include "pg/valid_text.h"
 
 extern "C" {
 #include "mb/pg_wchar.h"
@@ -34,17 +35,45 @@ ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span
     return reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
 }
 
-Datum cut_text_value(const char* text) {
-    int length = static_cast<int>(strlen(text));
-    return PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, length, length)));
+namespace {
+
+/// With room for a NUL behind it.
+text* new_text(std::string_view content) {
+    auto* value = static_cast<text*>(palloc(VARHDRSZ + content.size() + 1));
+    SET_VARSIZE(value, VARHDRSZ + content.size());
+    memcpy(VARDATA(value), content.data(), content.size());
+    VARDATA(value)[content.size()] = '\0';
+    return value;
+}
+
+text* made_valid(text* value, bool cut) {
+    SET_VARSIZE(value, VARHDRSZ + make_valid(VARDATA(value), VARSIZE(value) - VARHDRSZ, cut));
+    return value;
+}
+
+text* new_drawing(std::string_view drawing) {
+    text* value = new_text(drawing);
+    int encoding = GetDatabaseEncoding();
+    if (encoding != PG_UTF8 && encoding != PG_SQL_ASCII) {
+        std::size_t length = core::redraw_in_ascii({VARDATA(value), drawing.size()});
+        VARDATA(value)[length] = '\0';
+        SET_VARSIZE(value, VARHDRSZ + length);
+    }
+    return value;
+}
+
+} // namespace
+
+Datum valid_text_value(std::string_view text, bool cut) {
+    return PointerGetDatum(made_valid(new_text(text), cut));
 }
 
 Datum drawing_value(std::string_view drawing) {
-    text* value = cstring_to_text_with_len(drawing.data(), static_cast<int>(drawing.size()));
-    int encoding = GetDatabaseEncoding();
-    if (encoding != PG_UTF8 && encoding != PG_SQL_ASCII)
-        SET_VARSIZE(value, VARHDRSZ + core::redraw_in_ascii({VARDATA(value), drawing.size()}));
-    return PointerGetDatum(value);
+    return PointerGetDatum(new_drawing(drawing));
+}
+
+Datum labeled_drawing_value(std::string_view drawing) {
+    return PointerGetDatum(made_valid(new_drawing(drawing), false));
 }
 
 Datum name_value(const char* text) {

@@ -22,10 +22,13 @@ void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<cons
 ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
 
 /// Values, in the current memory context.
-/// Of a fixed-size field that may have been cut in the middle of a character.
-Datum cut_text_value(const char* text);
-/// Of a text with a drawing of the core's (UTF-8): in ASCII where the database can't store it.
+/// Of text that may have been written in a database of another encoding, and cut (see
+/// make_valid()).
+Datum valid_text_value(std::string_view text, bool cut);
+/// Of a drawing of the core's (UTF-8): in ASCII where the database can't store it.
 Datum drawing_value(std::string_view drawing);
+/// The same with text in it, which is made valid.
+Datum labeled_drawing_value(std::string_view drawing);
 Datum name_value(const char* text);
 /// Microseconds as an interval of days and time.
 Datum interval_value(int64 duration);

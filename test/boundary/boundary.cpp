@@ -1,5 +1,6 @@
 // SQL functions that fail in every way in which C++ and PostgreSQL can fail, through the bridge
-// that the extension uses. For test/tap/001_boundary.pl; never installed.
+// that the extension uses, for test/tap/001_boundary.pl; and a background worker of a type that is
+// no text, for test/tap/lock_tree_valid_text.pl. Never installed.
 #include "pg/bridge.h"
 
 #include <sys/resource.h>
@@ -12,8 +13,10 @@
 #include <vector>
 
 extern "C" {
+#include "postmaster/bgworker.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 
 PG_MODULE_MAGIC;
 
@@ -23,6 +26,9 @@ PG_FUNCTION_INFO_V1(boundary_ask_too_much);
 PG_FUNCTION_INFO_V1(boundary_exhaust);
 PG_FUNCTION_INFO_V1(boundary_ereport);
 PG_FUNCTION_INFO_V1(boundary_balance);
+PG_FUNCTION_INFO_V1(boundary_start_worker);
+
+PGDLLEXPORT void boundary_worker_main(Datum argument);
 }
 
 namespace {
@@ -213,5 +219,40 @@ PGDLLEXPORT Datum boundary_balance(PG_FUNCTION_ARGS) {
         "made " INT64_FORMAT ", alive " INT64_FORMAT ", cleanups " INT64_FORMAT ", in flight %d",
         made, made - destroyed, cleanups,
         std::uncaught_exceptions() != 0 || std::current_exception() != nullptr)));
+}
+
+/// boundary_start_worker(type bytea, lock int8) -> int: starts a background worker in this database
+/// that shows these bytes as its type, takes that advisory lock, and ends. Returns its pid.
+PGDLLEXPORT Datum boundary_start_worker(PG_FUNCTION_ARGS) {
+    const bytea* type = PG_GETARG_BYTEA_PP(0);
+    BackgroundWorker worker = {};
+    worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+    worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = BGW_NEVER_RESTART;
+    strlcpy(worker.bgw_library_name, "lockguard_boundary", sizeof(worker.bgw_library_name));
+    strlcpy(worker.bgw_function_name, "boundary_worker_main", sizeof(worker.bgw_function_name));
+    strlcpy(worker.bgw_name, "boundary worker", sizeof(worker.bgw_name));
+    memcpy(worker.bgw_type, VARDATA_ANY(type),
+           Min(static_cast<Size>(VARSIZE_ANY_EXHDR(type)), sizeof(worker.bgw_type) - 1));
+    worker.bgw_main_arg = Int64GetDatum(PG_GETARG_INT64(1));
+    memcpy(worker.bgw_extra, &MyDatabaseId, sizeof(MyDatabaseId));
+    worker.bgw_notify_pid = MyProcPid;
+    BackgroundWorkerHandle* handle;
+    pid_t pid;
+    if (!RegisterDynamicBackgroundWorker(&worker, &handle) ||
+        WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
+        ereport(ERROR, (errmsg("could not start the background worker")));
+    PG_RETURN_INT32(pid);
+}
+
+void boundary_worker_main(Datum argument) {
+    Oid database;
+    memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(database));
+    BackgroundWorkerUnblockSignals();
+    BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+    StartTransactionCommand();
+    DirectFunctionCall1(pg_advisory_xact_lock_int8, argument);
+    CommitTransactionCommand();
+    proc_exit(0);
 }
 }
