@@ -415,6 +415,58 @@ sub long_wait
 	return;
 }
 
+# What many waiting statements use of a processor together, beside what one of them does: each has to
+# look after those behind it, but not at all the others for its own sake.
+sub many_waiting
+{
+	my $seconds = choose(30, 10);
+	my $many = 50;
+	my $situation = {
+		setup => [ map { ("CREATE TABLE item$_ (id int)", "CREATE TABLE own$_ (id int)") } 1 .. $many ],
+		tables => [ map { ("item$_", "own$_") } 1 .. $many ] };
+	set_up($control, $situation);
+	my $reader = connect_bench('blocker');
+	$reader->do("BEGIN");
+	$reader->do("SELECT count(*) FROM item$_") for 1 .. $many;
+	print "Statements at low priority that wait for $seconds s: use of a processor by all of them\n";
+	for my $case (
+		[ 'one', 1, 0, sub { return 1 } ],
+		[ "$many, a table each", $many, 0, sub { return $_[0] } ],
+		[ "$many, all for one table", $many, 0, sub { return 1 } ],
+		[ "$many in transactions that hold a lock, all for one table", $many, 1, sub { return 1 } ])
+	{
+		my ($name, $count, $in_transaction, $table_of) = @$case;
+		my @waiting = map { connect_bench() } 1 .. $count;
+		for my $n (1 .. $count)
+		{
+			$waiting[ $n - 1 ]->do("BEGIN; LOCK TABLE own$n") if $in_transaction;
+			$waiting[ $n - 1 ]->do('ALTER TABLE item' . $table_of->($n) . ' ADD COLUMN note int',
+				{ pg_async => DBD::Pg::PG_ASYNC() });
+		}
+		poll_until($control, 'SELECT count(*) FROM pg_lockguard_progress', $count);
+		sleep(1);
+		my @pids = map { $_->{pg_pid} } @waiting;
+		my $start = clock_gettime(CLOCK_MONOTONIC);
+		my @before = map { processor_nanoseconds($_) } @pids;
+		sleep($seconds);
+		my $used = 0;
+		$used += processor_nanoseconds($pids[$_]) - $before[$_] for 0 .. $#pids;
+		my $elapsed = clock_gettime(CLOCK_MONOTONIC) - $start;
+		figure("$name: of a core", 100 * $used / (1e9 * $elapsed), '%', '<= ' . ($count == 1 ? 0.2 : 1), '%.4f');
+		for my $session (@waiting)
+		{
+			$session->pg_cancel;
+			$session->disconnect;
+		}
+		poll_until($control, 'SELECT count(*) FROM pg_lockguard_progress', 0);
+	}
+	$reader->do("COMMIT");
+	$reader->disconnect;
+	drop_tables($control, $situation);
+	print "\n";
+	return;
+}
+
 # A session that executes many statements, every other one of them after waiting for a reader. The
 # same with plain statements shows what PostgreSQL itself keeps.
 sub many_statements
@@ -538,5 +590,6 @@ writers_and_idle();
 busy_partition();
 nothing_in_the_way();
 long_wait();
+many_waiting();
 many_statements();
 fifty_tables();
