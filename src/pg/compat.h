@@ -243,6 +243,34 @@ inline bool owns_schema(Oid schema, Oid role) {
 #endif
 }
 
+/// May the role REINDEX, CLUSTER, and REFRESH the relation? From 17 on there is a privilege for it.
+bool may_maintain(Oid relation, Oid role);
+
+/// The privileges of which one is needed for LOCK TABLE in that mode.
+AclMode privileges_to_lock(LOCKMODE mode);
+
+// ---- Constraints. 18 has those of NOT NULL in pg_constraint, and hands them down by their own
+// ---- rules.
+
+#if PG_VERSION_NUM >= 180000
+inline constexpr bool kNotNullIsConstraint = true;
+#else
+inline constexpr bool kNotNullIsConstraint = false;
+#endif
+
+inline constexpr char kNotNullConstraint = 'n'; // pg_constraint.contype
+
+// ---- Locks of this process.
+
+/// Does this transaction, or session, hold the lock in this very mode?
+inline bool holds_lock(const LOCKTAG& tag, LOCKMODE mode) {
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
+#endif
+}
+
 // ---- Slots of backend status.
 
 /// The status slot of a process, or null where this process can't find it (it has none itself, or

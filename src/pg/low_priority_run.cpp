@@ -267,7 +267,7 @@ class LowPriorityRun {
         AcceptInvalidationMessages();
         uint64 messages = SharedInvalidMessageCounter;
         LockTargets targets = find_lock_targets(call_.planned->utilityStmt);
-        if (targets.temporary) { // nobody else can be in the way, and nobody else is harmed
+        if (targets.only_private) { // nobody else can be in the way, and nobody else is harmed
             restore_snapshot();
             pg::run(call_);
             return AttemptEnd::done;
