@@ -35,7 +35,7 @@ class NeededLocks {
     /// current memory context.
     void collect(const LockTargets& targets);
 
-    /// Keeps a lock, if it is learnable, for the next attempts.
+    /// Keeps a lock, if it is learnable and not known already, for the next attempts.
     void learn(const NeededLock& lock);
 
     /// As they were last collected.

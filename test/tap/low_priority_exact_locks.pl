@@ -691,6 +691,39 @@ for my $case (@contended)
 	$holder->do('COMMIT') if $outcome eq 'free';
 }
 
+subtest 'a lock in two modes of which neither covers the other is needed in both' => sub {
+	$ddl->do(q{
+		CREATE SEQUENCE runs;
+		CREATE TABLE single (id int);
+		INSERT INTO single VALUES (1);
+		CREATE FUNCTION run_and_lock() RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN
+			PERFORM nextval('f.runs');
+			LOCK TABLE f.single IN SHARE UPDATE EXCLUSIVE MODE;
+			RETURN 1;
+		END $$;
+		CREATE FUNCTION locked(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+			RETURN f.run_and_lock();
+		END $$});
+	my $statement = 'CREATE INDEX ON single (locked(id))';
+	my $plain = run($statement, 'off');
+	like($plain, qr/^single ShareLock\nsingle ShareUpdateExclusiveLock$/m, 'it takes both');
+	# Shares a ShareLock, and keeps out the other one, which turns up inside.
+	$holder->do('BEGIN; LOCK TABLE single IN SHARE MODE');
+	my $before = $holder->value('SELECT last_value FROM runs');
+	my $guarded = run(
+		$statement,
+		'low_priority',
+		sub {
+			await($node, 'it waits for the weaker one',
+				q{SELECT EXISTS (SELECT FROM pg_lockguard_progress
+					WHERE pid = ? AND phase = 'waiting' AND lock_mode = 'ShareUpdateExclusiveLock' AND attempt > 3)},
+				$ddl->pid);
+			is($holder->value('SELECT last_value FROM runs') - $before, 1, 'it has run once in vain, and no more');
+			$holder->do('COMMIT');
+		});
+	is($guarded, $plain, 'the same locks in the end');
+};
+
 forget_sessions();
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
