@@ -322,7 +322,7 @@ class LowPriorityRun {
             scope.leave();
             progress->got_lock = steady_now();
         }
-        for (const NeededLock& lock : needed_.all()) {
+        for (const NeededLock& lock : needed_.in_taking_order()) {
             if (!take_if_free(lock)) {
                 progress->end = block_on(lock);
                 return false;

@@ -82,6 +82,18 @@ void NeededLocks::collect(const LockTargets& targets) {
     for (std::size_t i = 0; i < learned_count_; i++)
         merge(needed, &count, learned_[i]);
     needed_ = {needed, count};
+
+    auto* sorted = static_cast<NeededLock*>(palloc(size));
+    std::size_t sorted_count = 0;
+    // The numbers of the modes: a mode that covers another has the higher one.
+    for (LOCKMODE mode = AccessShareLock; mode <= AccessExclusiveLock; mode++) {
+        for (const NeededLock& lock : needed_) {
+            if (lock.mode == mode)
+                sorted[sorted_count++] = lock;
+        }
+    }
+    Assert(sorted_count == count);
+    taking_order_ = {sorted, sorted_count};
 }
 
 void NeededLocks::learn(const NeededLock& lock) {
