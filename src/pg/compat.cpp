@@ -19,6 +19,30 @@ void on_shmem_request(void (*request)()) {
     shmem_request_hook = request_all;
 }
 
+bool may_maintain(Oid relation, Oid role) {
+#if PG_VERSION_NUM >= 170000
+    return pg_class_aclcheck(relation, role, ACL_MAINTAIN) == ACLCHECK_OK;
+#else
+    return owns_relation(relation, role);
+#endif
+}
+
+AclMode privileges_to_lock(LOCKMODE mode) {
+    AclMode strong = ACL_UPDATE | ACL_DELETE | ACL_TRUNCATE;
+#if PG_VERSION_NUM >= 170000
+    strong |= ACL_MAINTAIN;
+#endif
+#if PG_VERSION_NUM >= 160000
+    // Who may have a mode may have the weaker ones.
+    return strong | (mode <= RowExclusiveLock ? ACL_INSERT : ACL_NO_RIGHTS) |
+           (mode == AccessShareLock ? ACL_SELECT : ACL_NO_RIGHTS);
+#else
+    if (mode == AccessShareLock)
+        return ACL_SELECT;
+    return mode == RowExclusiveLock ? strong | ACL_INSERT : strong;
+#endif
+}
+
 void init_materialized_descriptor(FunctionCallInfo fcinfo) {
     auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
     if (result == nullptr || !IsA(result, ReturnSetInfo))

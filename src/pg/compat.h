@@ -260,14 +260,22 @@ inline bool owns_schema(Oid schema, Oid role) {
 #endif
 }
 
-/// LockHeldByMe(), in that very mode.
-inline bool is_lock_held(const LOCKTAG& tag, LOCKMODE mode) {
-#if PG_VERSION_NUM >= 170000
-    return LockHeldByMe(&tag, mode, false);
+/// May the role REINDEX, CLUSTER, and REFRESH the relation? From 17 on there is a privilege for it.
+bool may_maintain(Oid relation, Oid role);
+
+/// The privileges of which one is needed for LOCK TABLE in that mode.
+AclMode privileges_to_lock(LOCKMODE mode);
+
+// ---- Constraints. 18 has those of NOT NULL in pg_constraint, and hands them down by their own
+// ---- rules.
+
+#if PG_VERSION_NUM >= 180000
+inline constexpr bool kNotNullIsConstraint = true;
 #else
-    return LockHeldByMe(&tag, mode);
+inline constexpr bool kNotNullIsConstraint = false;
 #endif
-}
+
+inline constexpr char kNotNullConstraint = 'n'; // pg_constraint.contype
 
 // ---- Transactions. 17 has a timeout that begins anew with each of them.
 

@@ -1,8 +1,9 @@
 // Which locks on relations a statement is known to need before it runs.
 //
-// Not all that it will take: only those that follow from its words (the relations it names, and
-// their children where it goes down to them). What else turns up inside the statement is learned
-// from the attempt.
+// Not all that it will take: only those that follow for certain from its words and the catalogs
+// (the relations it names, their children where it goes down to them, the other table of a foreign
+// key). What else turns up inside the statement is learned from the attempt. Nothing is here that
+// the statement would not lock if it succeeds, nor in a stronger mode.
 #pragma once
 
 #include <span>
@@ -17,9 +18,15 @@ struct LockTarget {
 };
 
 struct LockTargets {
-    std::span<const LockTarget> locks; // in the order in which the statement would take them
-    bool only_private;   // it names relations, and nobody else can know of any of them
-    bool only_temporary; // ... and all of them are temporary ones of this session
+    /// In the order in which the statement would take them. A relation is here twice if it is
+    /// needed in two modes of which neither covers the other.
+    std::span<const LockTarget> locks;
+    /// The statement names relations, and nobody but this transaction can have a lock on any: they
+    /// are temporary tables of this session, or were made in this transaction. (Else those are left
+    /// out of `locks`.)
+    bool only_private;
+    /// ... and all of them are temporary tables.
+    bool only_temporary;
 };
 
 /// Looks the names up, without taking any lock, and checks that the current user may have these

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "pg/lock_modes.h"
+
 extern "C" {
 #include "catalog/catalog.h"
 #include "storage/lmgr.h"
@@ -15,11 +17,6 @@ bool is_same_lock(const NeededLock& left, const NeededLock& right) {
 
 namespace {
 
-bool covers(const LOCKTAG& tag, LOCKMODE one, LOCKMODE other) {
-    const LOCKMASK* conflicts = GetLockTagsMethodTable(&tag)->conflictTab;
-    return (conflicts[other] & ~conflicts[one]) == 0;
-}
-
 NeededLock relation_lock(LockTarget target) {
     NeededLock lock = {};
     Oid database = IsSharedRelation(target.relation) ? InvalidOid : MyDatabaseId;
@@ -28,23 +25,40 @@ NeededLock relation_lock(LockTarget target) {
     return lock;
 }
 
-/// Where one of the locks is this one, it is needed in the stronger of the two modes. Returns
-/// whether there is one.
-bool merge(std::span<NeededLock> locks, const NeededLock& lock) {
-    for (NeededLock& other : locks) {
-        if (is_same_lock(other, lock)) {
-            other.mode = std::max(other.mode, lock.mode);
-            return true;
+/// Is the lock one of these, in a mode that covers the wanted one?
+bool is_covered(std::span<const NeededLock> locks, const NeededLock& lock) {
+    return std::any_of(locks.begin(), locks.end(), [&](const NeededLock& other) {
+        return is_same_lock(other, lock) && covers(other.mode, lock.mode);
+    });
+}
+
+/// Adds a lock to an array that has room for it. In the place of the first mode of that lock that
+/// it covers, if there is one; others that it covers go.
+void merge(NeededLock* locks, std::size_t* count, const NeededLock& lock) {
+    if (is_covered({locks, *count}, lock))
+        return;
+    std::size_t kept = 0;
+    bool placed = false;
+    for (std::size_t i = 0; i < *count; i++) {
+        NeededLock other = locks[i];
+        if (is_same_lock(other, lock) && covers(lock.mode, other.mode)) {
+            if (placed)
+                continue;
+            other = lock;
+            placed = true;
         }
+        locks[kept++] = other;
     }
-    return false;
+    if (!placed)
+        locks[kept++] = lock;
+    *count = kept;
 }
 
 } // namespace
 
 bool is_held(const NeededLock& lock) {
     for (LOCKMODE mode = lock.mode; mode <= AccessExclusiveLock; mode++) {
-        if (covers(lock.tag, mode, lock.mode) && compat::is_lock_held(lock.tag, mode))
+        if (covers(mode, lock.mode) && compat::holds_lock(lock.tag, mode))
             return true;
     }
     return false;
@@ -68,21 +82,30 @@ bool is_learnable(const NeededLock& lock) {
 }
 
 void NeededLocks::collect(const LockTargets& targets) {
-    auto* needed = static_cast<NeededLock*>(
-        palloc((targets.locks.size() + learned_count_) * sizeof(NeededLock)));
+    Size size = (targets.locks.size() + learned_count_) * sizeof(NeededLock);
+    auto* needed = static_cast<NeededLock*>(palloc(size));
     std::size_t count = 0;
     for (const LockTarget& target : targets.locks)
         needed[count++] = relation_lock(target);
-    std::span<NeededLock> asked_for = {needed, count};
-    for (std::size_t i = 0; i < learned_count_; i++) {
-        if (!merge(asked_for, learned_[i]))
-            needed[count++] = learned_[i];
-    }
+    for (std::size_t i = 0; i < learned_count_; i++)
+        merge(needed, &count, learned_[i]);
     needed_ = {needed, count};
+
+    auto* sorted = static_cast<NeededLock*>(palloc(size));
+    std::size_t sorted_count = 0;
+    // The numbers of the modes: a mode that covers another has the higher one.
+    for (LOCKMODE mode = AccessShareLock; mode <= AccessExclusiveLock; mode++) {
+        for (const NeededLock& lock : needed_) {
+            if (lock.mode == mode)
+                sorted[sorted_count++] = lock;
+        }
+    }
+    Assert(sorted_count == count);
+    taking_order_ = {sorted, sorted_count};
 }
 
 void NeededLocks::learn(const NeededLock& lock) {
-    if (!is_learnable(lock) || merge({learned_, learned_count_}, lock))
+    if (!is_learnable(lock))
         return;
     if (learned_count_ == learned_room_) {
         std::size_t room = std::max<std::size_t>(2 * learned_room_, 8);
@@ -91,7 +114,7 @@ void NeededLocks::learn(const NeededLock& lock) {
                                                                 : repalloc(learned_, size));
         learned_room_ = room;
     }
-    learned_[learned_count_++] = lock;
+    merge(learned_, &learned_count_, lock);
 }
 
 bool NeededLocks::contains(const NeededLock& lock) const {

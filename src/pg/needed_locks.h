@@ -40,19 +40,25 @@ class NeededLocks {
     /// current memory context.
     void collect(const LockTargets& targets);
 
-    /// Keeps a lock, if it is learnable, for the next attempts.
+    /// Keeps a lock, if it is learnable and not known already, for the next attempts.
     void learn(const NeededLock& lock);
 
-    /// As they were last collected.
+    /// As they were last collected, in the order in which PostgreSQL takes them: whoever looks at
+    /// them meets the first that would be waited for first.
     std::span<const NeededLock> all() const { return needed_; }
 
-    std::span<const NeededLock> in_taking_order() const { return needed_; }
+    /// The same, the weaker modes first and AccessExclusiveLock last: that one is logged for
+    /// standbys in the moment when it is taken, and replayed there, even if the next lock is not to
+    /// be had and all are given back. For locks that are taken only if they are free, where any
+    /// order does.
+    std::span<const NeededLock> in_taking_order() const { return taking_order_; }
 
     bool contains(const NeededLock& lock) const;
 
   private:
     MemoryContext context_;
     std::span<NeededLock> needed_;
+    std::span<NeededLock> taking_order_;
     NeededLock* learned_ = nullptr;
     std::size_t learned_count_ = 0;
     std::size_t learned_room_ = 0;
