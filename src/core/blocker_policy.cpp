@@ -167,6 +167,8 @@ SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits)
         return SpareReason::exempt_database;
     if (facts.exempt_application)
         return SpareReason::exempt_application;
+    if (facts.shares_snapshot)
+        return SpareReason::shared_snapshot;
     if (!facts.idle_in_transaction && !limits.stalled_clients)
         return SpareReason::stalled_client;
     return SpareReason::none;
@@ -192,6 +194,8 @@ std::string_view spare_reason_text(SpareReason reason) {
         return "pg_lockguard.exempt_databases names its database";
     case SpareReason::exempt_application:
         return "pg_lockguard.exempt_applications matches its application_name";
+    case SpareReason::shared_snapshot:
+        return "its transaction has exported or imported a snapshot";
     case SpareReason::stalled_client:
         return "it waits for its client in the middle of a statement, and "
                "pg_lockguard.blocker_stalled_clients is off";

@@ -37,6 +37,7 @@ struct SessionFacts {
     bool exempt_role = false;          // by pg_lockguard.exempt_roles, and so on
     bool exempt_database = false;
     bool exempt_application = false;
+    bool shares_snapshot = false; // its transaction has exported or imported a snapshot
 };
 
 /// A request of the graph that may count: it waits for a mode of a relation.
@@ -60,9 +61,10 @@ enum class SpareReason : std::uint8_t {
     exempt_role,
     exempt_database,
     exempt_application,
-    stalled_client, // active, and pg_lockguard.blocker_stalled_clients is off
+    shared_snapshot, // others read on with its snapshot, or it with another's
+    stalled_client,  // active, and pg_lockguard.blocker_stalled_clients is off
 };
-inline constexpr std::size_t kSpareReasons = 10;
+inline constexpr std::size_t kSpareReasons = 11;
 
 /// `victim` blocks requests[request]: the request that it has blocked longest.
 struct BlockerDecision {

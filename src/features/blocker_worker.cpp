@@ -331,6 +331,7 @@ void review_rehearsals(MemoryContext context, History* history) {
 void reload_configuration(History* history) {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
+    pg::publish_server_protection();
     history->looks.roles_reported = false;
     pg::BlockerAction action = pg::settings.action();
     if (action != history->action)
@@ -387,6 +388,7 @@ void sleep_until_next_look(pg::BlockerAction action, core::Microseconds next_due
     auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
     begin_history(history);
     pg::announce_worker();
+    pg::publish_server_protection();
 
     while (!ShutdownRequestPending) {
         CHECK_FOR_INTERRUPTS();

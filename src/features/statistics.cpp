@@ -61,6 +61,7 @@ constexpr Column kColumns[] = {
     number_of(pg::Counter::spared_role),
     number_of(pg::Counter::spared_database),
     number_of(pg::Counter::spared_application),
+    number_of(pg::Counter::spared_snapshot),
     number_of(pg::Counter::spared_stalled),
     number_of(pg::Counter::spared_changed),
     number_of(pg::Counter::fuses_blown),

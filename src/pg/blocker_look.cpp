@@ -1,15 +1,9 @@
 #include "pg/blocker_look.h"
 
 #include "pg/bridge.h"
+#include "pg/exemptions.h"
 #include "pg/object_names.h"
-#include "pg/role_membership.h"
 #include "pg/settings.h"
-#include "pg/shared_state.h"
-
-extern "C" {
-#include "utils/acl.h"
-#include "utils/varlena.h"
-}
 
 namespace lockguard::pg {
 
@@ -47,20 +41,6 @@ void build_graph(BlockerLook* look) {
     look->graph = call_core(look->memory, [look](std::pmr::memory_resource& memory) {
         return core::build_lock_graph(look->snapshot.table, memory);
     });
-}
-
-/// Is pg_lockguard.protected on in the session? What it does not say itself is as in the
-/// configuration files, which this process reads as well.
-bool is_protected(int procno, TimestampTz session_start) {
-    switch (protection_of(procno, session_start)) {
-    case Protection::on:
-        return true;
-    case Protection::off:
-        return false;
-    case Protection::as_server:
-        break;
-    }
-    return settings.protected_session;
 }
 
 /// Is the session stalled? Since when is a matter of looking twice: data that arrives changes the
@@ -104,10 +84,6 @@ void read_facts(BlockerLook* look, core::SessionIndex index, LookMemory* earlier
     facts->idle_in_transaction = is_idle_in_transaction(status->state);
     facts->aborted = status->state == STATE_IDLEINTRANSACTION_ABORTED;
     facts->state_start = status->state_start;
-    // Read after the status: an idle session has published it before it became idle.
-    facts->protected_by_setting = is_protected(session.procno, status->proc_start);
-    facts->exempt_application =
-        core::matches_application(settings.exempt_applications, status->application_name);
     note_stall(*look, session, *status, facts, &earlier->stalls[session.procno]);
     if (status->xact_start != 0)
         look->snapshot.core_sessions[index].xact_start = status->xact_start;
@@ -151,67 +127,20 @@ void judge(BlockerLook* look) {
 
 // ---- What the catalogs know. The caller has them open, in a transaction.
 
-/// The elements of a list setting, whose check hook has accepted it.
-List* names_in(const char* setting) {
-    List* names = NIL;
-    SplitIdentifierString(pstrdup(setting), ',', &names);
-    return names;
-}
-
-/// The roles of pg_lockguard.exempt_roles. A name that does not exist protects nobody, which is
-/// said once.
-List* exempt_roles(LookMemory* earlier) {
-    List* names = names_in(settings.exempt_roles);
-    List* roles = NIL;
-    bool missing = false;
-    for (int i = 0; i < list_length(names); i++) {
-        const auto* name = static_cast<const char*>(list_nth(names, i));
-        Oid role = get_role_oid(name, true);
-        if (OidIsValid(role)) {
-            roles = lappend_oid(roles, role);
-            continue;
-        }
-        missing = true;
-        if (!earlier->roles_reported)
-            ereport(WARNING,
-                    (errcode(ERRCODE_UNDEFINED_OBJECT),
-                     errmsg("role \"%s\" of pg_lockguard.exempt_roles does not exist", name),
-                     errhint("Correct the setting and reload: it protects nobody.")));
-    }
-    earlier->roles_reported |= missing;
-    return roles;
-}
-
-bool is_member_of_any(Oid member, const List* roles) {
-    for (int i = 0; i < list_length(roles); i++) {
-        if (is_member_of(member, list_nth_oid(roles, i)))
-            return true;
-    }
-    return false;
-}
-
-bool is_named(const char* name, const List* names) {
-    for (int i = 0; name != nullptr && i < list_length(names); i++) {
-        if (strcmp(static_cast<const char*>(list_nth(names, i)), name) == 0)
-            return true;
-    }
-    return false;
-}
-
-/// Completes the facts about those whom the first judgement names. Their authenticated role counts:
-/// SET ROLE neither protects nor exposes.
+/// Completes the facts about those whom the first judgement names. All of it is asked after the
+/// session's state was read, and its state is compared once more before it is signaled
+/// (pg/termination): so it has not exported a snapshot, or been protected, in between.
 void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
-    const List* roles = exempt_roles(earlier);
-    const List* databases = names_in(settings.exempt_databases);
+    ExemptionLists lists = read_exemption_lists(!earlier->roles_reported);
+    earlier->roles_reported |= lists.role_missing;
     auto complete = [&](const core::BlockerDecision& decision) {
         const SnapshotSession& session = look->snapshot.sessions[decision.victim];
         core::SessionFacts* facts = &look->facts[decision.victim];
         if (!facts->client_backend)
             return;
         facts->superuser = superuser_arg(session.role);
-        facts->exempt_role = is_member_of_any(session.role, roles);
-        facts->exempt_database =
-            is_named(database_name(look->statuses[decision.victim]->database, lookup), databases);
+        find_exemptions({session.procno, session.pid}, session.lxid, session.role,
+                        *look->statuses[decision.victim], lists, lookup, facts);
     };
     for (const core::BlockerDecision& decision : look->judgement.to_end)
         complete(decision);
@@ -345,7 +274,7 @@ BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {
     StartTransactionCommand();
     MemoryContextSwitchTo(look->memory);
     NameLookup lookup = open_name_lookup();
-    if (lookup.globals && lookup.memberships) {
+    if (exemptions_can_be_read(lookup)) {
         look_up_facts(look, earlier, lookup);
         judge(look);
         const core::Judgement& judgement = look->judgement;

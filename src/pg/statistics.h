@@ -34,6 +34,7 @@ enum class Counter : int {
     spared_role,
     spared_database,
     spared_application,
+    spared_snapshot,
     spared_stalled,
     spared_changed, // had changed in the very moment
     fuses_blown,

@@ -295,9 +295,11 @@ TEST_F(BlockerPolicyTest, EachReasonSparesInItsOrder) {
     // From the last one asked to the first: each one that is added takes over.
     SessionFacts& facts = facts_[victim_];
     EXPECT_EQ(judge().size(), 1U);
+    facts.shares_snapshot = true;
+    EXPECT_EQ(reason(), SpareReason::shared_snapshot);
+    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::shared_snapshot}}));
     facts.exempt_application = true;
     EXPECT_EQ(reason(), SpareReason::exempt_application);
-    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::exempt_application}}));
     facts.exempt_database = true;
     EXPECT_EQ(reason(), SpareReason::exempt_database);
     facts.exempt_role = true;
