@@ -1,7 +1,7 @@
 -- complain if this script is run by psql instead of ALTER EXTENSION
 \echo Use "ALTER EXTENSION pg_lockguard UPDATE" to load this file. \quit
 
--- One more column: spared_snapshot.
+-- More columns: spared_snapshot, spared_no_client.
 DROP VIEW pg_stat_lockguard;
 DROP FUNCTION pg_stat_lockguard();
 
@@ -31,6 +31,7 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_application int8,
     OUT spared_snapshot int8,
     OUT spared_stalled int8,
+    OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,
     OUT looks int8,

@@ -199,9 +199,48 @@ std::string_view spare_reason_text(SpareReason reason) {
     case SpareReason::stalled_client:
         return "it waits for its client in the middle of a statement, and "
                "pg_lockguard.blocker_stalled_clients is off";
+    case SpareReason::no_client_waits:
+        return "the request of a background process does not count: no client waits behind it";
     }
     return {};
 }
+
+namespace {
+
+/// Does the request count? `marks` is work space, one for each of graph.sessions.
+bool counts(const LockGraph& graph, std::span<const SessionFacts> facts,
+            const BlockedRequest& request, std::span<bool> marks) {
+    if (request.requester != Requester::background)
+        return request.requester == Requester::client;
+    mark_waiters_behind(graph, request.session, marks);
+    for (SessionIndex s = 0; s < std::min(facts.size(), marks.size()); ++s) {
+        if (marks[s] && s != request.session && facts[s].waiting_client)
+            return true;
+    }
+    return false;
+}
+
+/// Notes a time that is still to come, where it is the next one.
+void note_due(Microseconds& next, Microseconds due) {
+    if (due > 0 && (next < 0 || due < next))
+        next = due;
+}
+
+/// Takes the case into the decision on its victim, where it is the better reason: a request that
+/// counts goes before one that does not. Then the one that the victim has blocked longest. Where
+/// its transaction is younger than several requests, it has blocked them equally long; then the one
+/// that has waited longest counts.
+void merge(BlockerDecision& decision, const BlockerDecision& other,
+           std::span<const BlockedRequest> requests, Timestamp now) {
+    const auto rank = [&](const BlockerDecision& d) {
+        return std::tuple(d.spared != SpareReason::no_client_waits, d.blocked_for,
+                          age(requests[d.request].wait_start, now));
+    };
+    if (rank(other) > rank(decision))
+        decision = other;
+}
+
+} // namespace
 
 Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> facts,
                          std::span<const BlockedRequest> requests, const BlockerLimits& limits,
@@ -211,13 +250,17 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
     constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
     std::pmr::vector<std::uint32_t> decision_on(graph.sessions.size(), kNoDecision, &memory);
     std::pmr::vector<BlockerDecision> decisions(&memory);
+    // By requests that count, and by those that do not.
     std::pmr::vector<Microseconds> due_in(graph.sessions.size(), kNoAge, &memory);
+    std::pmr::vector<Microseconds> due_in_vain(graph.sessions.size(), kNoAge, &memory);
+    KeptArray<bool> marks(graph.sessions.size(), memory);
 
     for (std::uint32_t i = 0; i < requests.size(); ++i) {
         const BlockedRequest& request = requests[i];
-        if (request.wanted != kAccessExclusive || !request.client_backend ||
+        if (request.wanted != kAccessExclusive || request.requester == Requester::exempt ||
             request.session >= graph.sessions.size())
             continue;
+        const bool in_vain = !counts(graph, facts, request, {marks.data(), graph.sessions.size()});
         const Microseconds waited = age(request.wait_start, now);
 
         for (const Edge& edge : graph.blockers_of(request.session)) {
@@ -234,32 +277,28 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
                 continue;
             const Microseconds due = std::max(to_idle, to_wait);
             if (due > 0) {
-                if (due_in[victim] < 0 || due < due_in[victim])
-                    due_in[victim] = due;
+                note_due((in_vain ? due_in_vain : due_in)[victim], due);
                 continue;
             }
 
+            BlockerDecision decision = {victim,      i, idle,
+                                        blocked_for, 0, spare_reason(facts[victim], limits)};
+            if (in_vain && decision.spared == SpareReason::none)
+                decision.spared = SpareReason::no_client_waits;
             if (decision_on[victim] == kNoDecision) {
                 decision_on[victim] = static_cast<std::uint32_t>(decisions.size());
-                decisions.push_back(
-                    {victim, i, idle, blocked_for, 0, spare_reason(facts[victim], limits)});
-                continue;
-            }
-            BlockerDecision& decision = decisions[decision_on[victim]];
-            // Where the victim's transaction is younger than several requests, it has blocked them
-            // equally long; then the one that has waited longest counts.
-            if (std::tuple(blocked_for, waited) >
-                std::tuple(decision.blocked_for, age(requests[decision.request].wait_start, now))) {
-                decision.request = i;
-                decision.blocked_for = blocked_for;
+                decisions.push_back(decision);
+            } else {
+                merge(decisions[decision_on[victim]], decision, requests, now);
             }
         }
     }
     for (SessionIndex victim = 0; victim < graph.sessions.size(); ++victim) {
-        const Microseconds due = due_in[victim];
-        if (decision_on[victim] == kNoDecision && due > 0 &&
-            (judgement.next_due < 0 || due < judgement.next_due))
-            judgement.next_due = due;
+        const std::uint32_t decision = decision_on[victim];
+        if (decision == kNoDecision || decisions[decision].spared == SpareReason::no_client_waits)
+            note_due(judgement.next_due, due_in[victim]);
+        if (decision == kNoDecision)
+            note_due(judgement.next_due, due_in_vain[victim]);
     }
     if (decisions.empty())
         return judgement;

@@ -63,6 +63,7 @@ constexpr Column kColumns[] = {
     number_of(pg::Counter::spared_application),
     number_of(pg::Counter::spared_snapshot),
     number_of(pg::Counter::spared_stalled),
+    number_of(pg::Counter::spared_no_client),
     number_of(pg::Counter::spared_changed),
     number_of(pg::Counter::fuses_blown),
     number_of(pg::Counter::looks),

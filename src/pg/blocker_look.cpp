@@ -11,6 +11,15 @@ namespace {
 
 // ---- Who waits, and who is in the way
 
+/// Who is that? Of a process whose status can't be read nothing is known: its request does not
+/// count for now.
+core::Requester requester_of(const SnapshotSession& session) {
+    BackendStateOnly state;
+    if (!read_backend_state({session.procno, session.pid}, &state) || state.type == B_STARTUP)
+        return core::Requester::exempt;
+    return state.type == B_BACKEND ? core::Requester::client : core::Requester::background;
+}
+
 /// Collects the waits for ACCESS EXCLUSIVE on a relation.
 void collect_requests(BlockerLook* look) {
     const LockSnapshot& snapshot = look->snapshot;
@@ -27,11 +36,8 @@ void collect_requests(BlockerLook* look) {
         const SnapshotSession& session = snapshot.sessions[wait.session];
         if (session.procno != wait.procno)
             continue; // a parallel worker never asks for it; its own pid is not in the snapshot
-        BackendStateOnly state;
-        bool client =
-            read_backend_state({session.procno, session.pid}, &state) && state.type == B_BACKEND;
         look->requests[look->request_count] = {wait.session, wait.tag.locktag_field2, wait.mode,
-                                               wait.wait_start, client};
+                                               wait.wait_start, requester_of(session)};
         look->request_waits[look->request_count] = &wait;
         look->request_count++;
     }
@@ -90,6 +96,21 @@ void read_facts(BlockerLook* look, core::SessionIndex index, LookMemory* earlier
     look->statuses[index] = status;
 }
 
+/// Where a background process makes a request, it is asked which of those who wait are clients.
+void find_waiting_clients(BlockerLook* look) {
+    bool background = false;
+    for (std::size_t i = 0; i < look->request_count; i++)
+        background |= look->requests[i].requester == core::Requester::background;
+    for (int i = 0; background && i < look->snapshot.wait_count; i++) {
+        const SnapshotWait& wait = look->snapshot.waits[i];
+        const SnapshotSession& session = look->snapshot.sessions[wait.session];
+        BackendStateOnly state;
+        if (!wait.safe_snapshot && session.pid != 0 &&
+            read_backend_state({session.procno, session.pid}, &state))
+            look->facts[wait.session].waiting_client = state.type == B_BACKEND;
+    }
+}
+
 /// Reads the status of the sessions that hold what a request waits for. Returns false where none of
 /// them can come into question.
 bool collect_facts(BlockerLook* look, LookMemory* earlier) {
@@ -98,6 +119,7 @@ bool collect_facts(BlockerLook* look, LookMemory* earlier) {
         static_cast<core::SessionFacts*>(palloc0(look->session_count * sizeof(*look->facts)));
     look->statuses =
         static_cast<BackendStatus**>(palloc0(look->session_count * sizeof(*look->statuses)));
+    find_waiting_clients(look);
     bool any = false;
     for (std::size_t i = 0; i < look->request_count; i++) {
         for (const core::Edge& edge : look->graph.blockers_of(look->requests[i].session)) {
@@ -152,6 +174,18 @@ std::string_view text_of(const char* text) {
     return text == nullptr ? std::string_view() : std::string_view(text);
 }
 
+/// What kind of process it is. A background worker names its kind itself, in whatever bytes; what
+/// is no printable ASCII is shown as a question mark.
+const char* kind_of_process(BackendType type, int pid) {
+    const char* name = backend_type_name(type, pid);
+    char* kind = pstrdup(name == nullptr ? "unknown" : name);
+    for (char* c = kind; *c != '\0'; c++) {
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    }
+    return kind;
+}
+
 /// What the policy ended up with, in words and names.
 BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decision,
                      NameLookup lookup) {
@@ -162,11 +196,15 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
     const core::SessionFacts& facts = look.facts[decision.victim];
 
     BackendStatus blocked_status;
+    const char* requester = nullptr;
     bool blocked_known = read_backend_status({blocked.procno, blocked.pid}, &blocked_status);
+    if (decision.spared == core::SpareReason::no_client_waits)
+        requester = blocked_known ? kind_of_process(blocked_status.type, blocked.pid) : "unknown";
     const char* command = blocked_known ? leading_command(blocked_status.query) : nullptr;
 
     BlockerCase result = {};
     result.decision = decision;
+    result.requester = requester;
     core::Termination& words = result.words;
     words.victim_pid = victim.pid;
     words.prepared_xid = victim.prepared_xid;
@@ -250,6 +288,22 @@ void draw(BlockerLook* look) {
         look->labels[i].waited = -1;
 }
 
+/// Names a client that waits behind a request, where there is one.
+void set_client_behind(const BlockerLook& look, core::SessionIndex requester,
+                       RequestIdentity* request) {
+    auto* marks = static_cast<bool*>(palloc(look.session_count * sizeof(bool)));
+    core::mark_waiters_behind(look.graph, requester, {marks, look.session_count});
+    for (std::size_t i = 0; i < look.session_count; i++) {
+        const SnapshotSession& session = look.snapshot.sessions[i];
+        if (i == requester || !marks[i] || !look.facts[i].waiting_client || session.first_wait < 0)
+            continue;
+        request->client_procno = look.snapshot.waits[session.first_wait].procno;
+        request->client_pid = session.pid;
+        break;
+    }
+    pfree(marks);
+}
+
 } // namespace
 
 bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* look) {
@@ -310,8 +364,11 @@ BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDec
 
 RequestIdentity request_identity(const BlockerLook& look, const core::BlockerDecision& decision) {
     const SnapshotWait& wait = *look.request_waits[decision.request];
-    return {wait.procno, look.snapshot.sessions[wait.session].pid, wait.tag, wait.mode,
-            wait.low_priority};
+    RequestIdentity request = {wait.procno, look.snapshot.sessions[wait.session].pid, wait.tag,
+                               wait.mode, wait.low_priority};
+    if (look.requests[decision.request].requester == core::Requester::background)
+        set_client_behind(look, wait.session, &request);
+    return request;
 }
 
 void set_tree(BlockerLook* look, core::SessionIndex victim, Event* event) {
