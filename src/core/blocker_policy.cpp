@@ -11,6 +11,7 @@ namespace lockguard::core {
 namespace {
 
 constexpr Microseconds kNoAge = -1; // satisfies no limit
+constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
 constexpr Microseconds kMinute = 60 * 1000 * 1000;
 
 /// Time since start; kNoAge where that is unknown or in the future (as kUnknownTime always is).
@@ -240,6 +241,36 @@ void merge(BlockerDecision& decision, const BlockerDecision& other,
         decision = other;
 }
 
+/// Completes the decisions and puts them, in their order, into the judgement's lists.
+///
+/// \param decision_on  by session: the index of its decision, or kNoDecision
+void keep_decisions(const LockGraph& graph, std::span<const std::uint32_t> decision_on,
+                    std::span<BlockerDecision> decisions, std::pmr::memory_resource& memory,
+                    Judgement& judgement) {
+    for (SessionIndex waiter = 0; waiter < graph.sessions.size(); ++waiter) {
+        for (const Edge& edge : graph.blockers_of(waiter)) {
+            if (edge.blocker != waiter && decision_on[edge.blocker] != kNoDecision)
+                ++decisions[decision_on[edge.blocker]].blocks;
+        }
+    }
+    const auto rank = [&graph](const BlockerDecision& decision) {
+        return std::tuple(decision.spared != SpareReason::none, -decision.blocked_for,
+                          graph.sessions[decision.victim].pid, decision.victim);
+    };
+    std::sort(
+        decisions.begin(), decisions.end(),
+        [&](const BlockerDecision& a, const BlockerDecision& b) { return rank(a) < rank(b); });
+    KeptArray<BlockerDecision> result(decisions.size(), memory);
+    std::copy(decisions.begin(), decisions.end(), result.data());
+    const auto kept = result.keep();
+    const auto to_end = static_cast<std::size_t>(
+        std::count_if(kept.begin(), kept.end(), [](const BlockerDecision& decision) {
+            return decision.spared == SpareReason::none;
+        }));
+    judgement.to_end = kept.first(to_end);
+    judgement.to_spare = kept.subspan(to_end);
+}
+
 } // namespace
 
 Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> facts,
@@ -247,7 +278,6 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
                          Timestamp now, std::pmr::memory_resource& memory) {
     Judgement judgement;
     const std::size_t known_sessions = std::min(facts.size(), graph.sessions.size());
-    constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
     std::pmr::vector<std::uint32_t> decision_on(graph.sessions.size(), kNoDecision, &memory);
     std::pmr::vector<BlockerDecision> decisions(&memory);
     // By requests that count, and by those that do not.
@@ -300,31 +330,8 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
         if (decision == kNoDecision)
             note_due(judgement.next_due, due_in_vain[victim]);
     }
-    if (decisions.empty())
-        return judgement;
-
-    for (SessionIndex waiter = 0; waiter < graph.sessions.size(); ++waiter) {
-        for (const Edge& edge : graph.blockers_of(waiter)) {
-            if (edge.blocker != waiter && decision_on[edge.blocker] != kNoDecision)
-                ++decisions[decision_on[edge.blocker]].blocks;
-        }
-    }
-    const auto rank = [&graph](const BlockerDecision& decision) {
-        return std::tuple(decision.spared != SpareReason::none, -decision.blocked_for,
-                          graph.sessions[decision.victim].pid, decision.victim);
-    };
-    std::sort(
-        decisions.begin(), decisions.end(),
-        [&](const BlockerDecision& a, const BlockerDecision& b) { return rank(a) < rank(b); });
-    KeptArray<BlockerDecision> result(decisions.size(), memory);
-    std::copy(decisions.begin(), decisions.end(), result.data());
-    const auto kept = result.keep();
-    const auto to_end = static_cast<std::size_t>(
-        std::count_if(kept.begin(), kept.end(), [](const BlockerDecision& decision) {
-            return decision.spared == SpareReason::none;
-        }));
-    judgement.to_end = kept.first(to_end);
-    judgement.to_spare = kept.subspan(to_end);
+    if (!decisions.empty())
+        keep_decisions(graph, decision_on, decisions, memory, judgement);
     return judgement;
 }
 
