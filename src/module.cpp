@@ -8,7 +8,7 @@
 #include "pg/shared_state.h"
 
 extern "C" {
-LOCKGUARD_MODULE_MAGIC("pg_lockguard", "0.3.0");
+LOCKGUARD_MODULE_MAGIC("pg_lockguard", "0.4.0");
 
 PGDLLEXPORT void _PG_init(void);
 }

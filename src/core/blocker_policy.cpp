@@ -11,6 +11,7 @@ namespace lockguard::core {
 namespace {
 
 constexpr Microseconds kNoAge = -1; // satisfies no limit
+constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
 constexpr Microseconds kMinute = 60 * 1000 * 1000;
 
 /// Time since start; kNoAge where that is unknown or in the future (as kUnknownTime always is).
@@ -167,6 +168,8 @@ SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits)
         return SpareReason::exempt_database;
     if (facts.exempt_application)
         return SpareReason::exempt_application;
+    if (facts.shares_snapshot)
+        return SpareReason::shared_snapshot;
     if (!facts.idle_in_transaction && !limits.stalled_clients)
         return SpareReason::stalled_client;
     return SpareReason::none;
@@ -192,74 +195,58 @@ std::string_view spare_reason_text(SpareReason reason) {
         return "pg_lockguard.exempt_databases names its database";
     case SpareReason::exempt_application:
         return "pg_lockguard.exempt_applications matches its application_name";
+    case SpareReason::shared_snapshot:
+        return "its transaction has exported or imported a snapshot";
     case SpareReason::stalled_client:
         return "it waits for its client in the middle of a statement, and "
                "pg_lockguard.blocker_stalled_clients is off";
+    case SpareReason::no_client_waits:
+        return "the request of a background process does not count: no client waits behind it";
     }
     return {};
 }
 
-Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> facts,
-                         std::span<const BlockedRequest> requests, const BlockerLimits& limits,
-                         Timestamp now, std::pmr::memory_resource& memory) {
-    Judgement judgement;
-    const std::size_t known_sessions = std::min(facts.size(), graph.sessions.size());
-    constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
-    std::pmr::vector<std::uint32_t> decision_on(graph.sessions.size(), kNoDecision, &memory);
-    std::pmr::vector<BlockerDecision> decisions(&memory);
-    std::pmr::vector<Microseconds> due_in(graph.sessions.size(), kNoAge, &memory);
+namespace {
 
-    for (std::uint32_t i = 0; i < requests.size(); ++i) {
-        const BlockedRequest& request = requests[i];
-        if (request.wanted != kAccessExclusive || !request.client_backend ||
-            request.session >= graph.sessions.size())
-            continue;
-        const Microseconds waited = age(request.wait_start, now);
-
-        for (const Edge& edge : graph.blockers_of(request.session)) {
-            const SessionIndex victim = edge.blocker;
-            if (!edge.holds || victim == request.session || victim >= known_sessions ||
-                !can_be_named(graph.sessions[victim], facts[victim]))
-                continue;
-            const Microseconds idle = idleness(facts[victim], now);
-            const Microseconds blocked_for =
-                std::min(waited, age(graph.sessions[victim].xact_start, now));
-            const Microseconds to_idle = time_to(limits.min_idle, idle);
-            const Microseconds to_wait = time_to(limits.min_wait, blocked_for);
-            if (to_idle < 0 || to_wait < 0)
-                continue;
-            const Microseconds due = std::max(to_idle, to_wait);
-            if (due > 0) {
-                if (due_in[victim] < 0 || due < due_in[victim])
-                    due_in[victim] = due;
-                continue;
-            }
-
-            if (decision_on[victim] == kNoDecision) {
-                decision_on[victim] = static_cast<std::uint32_t>(decisions.size());
-                decisions.push_back(
-                    {victim, i, idle, blocked_for, 0, spare_reason(facts[victim], limits)});
-                continue;
-            }
-            BlockerDecision& decision = decisions[decision_on[victim]];
-            // Where the victim's transaction is younger than several requests, it has blocked them
-            // equally long; then the one that has waited longest counts.
-            if (std::tuple(blocked_for, waited) >
-                std::tuple(decision.blocked_for, age(requests[decision.request].wait_start, now))) {
-                decision.request = i;
-                decision.blocked_for = blocked_for;
-            }
-        }
+/// Does the request count? `marks` is work space, one for each of graph.sessions.
+bool counts(const LockGraph& graph, std::span<const SessionFacts> facts,
+            const BlockedRequest& request, std::span<bool> marks) {
+    if (request.requester != Requester::background)
+        return request.requester == Requester::client;
+    mark_waiters_behind(graph, request.session, marks);
+    for (SessionIndex s = 0; s < std::min(facts.size(), marks.size()); ++s) {
+        if (marks[s] && s != request.session && facts[s].waiting_client)
+            return true;
     }
-    for (SessionIndex victim = 0; victim < graph.sessions.size(); ++victim) {
-        const Microseconds due = due_in[victim];
-        if (decision_on[victim] == kNoDecision && due > 0 &&
-            (judgement.next_due < 0 || due < judgement.next_due))
-            judgement.next_due = due;
-    }
-    if (decisions.empty())
-        return judgement;
+    return false;
+}
 
+/// Notes a time that is still to come, where it is the next one.
+void note_due(Microseconds& next, Microseconds due) {
+    if (due > 0 && (next < 0 || due < next))
+        next = due;
+}
+
+/// Takes the case into the decision on its victim, where it is the better reason: a request that
+/// counts goes before one that does not. Then the one that the victim has blocked longest. Where
+/// its transaction is younger than several requests, it has blocked them equally long; then the one
+/// that has waited longest counts.
+void merge(BlockerDecision& decision, const BlockerDecision& other,
+           std::span<const BlockedRequest> requests, Timestamp now) {
+    const auto rank = [&](const BlockerDecision& d) {
+        return std::tuple(d.spared != SpareReason::no_client_waits, d.blocked_for,
+                          age(requests[d.request].wait_start, now));
+    };
+    if (rank(other) > rank(decision))
+        decision = other;
+}
+
+/// Completes the decisions and puts them, in their order, into the judgement's lists.
+///
+/// \param decision_on  by session: the index of its decision, or kNoDecision
+void keep_decisions(const LockGraph& graph, std::span<const std::uint32_t> decision_on,
+                    std::span<BlockerDecision> decisions, std::pmr::memory_resource& memory,
+                    Judgement& judgement) {
     for (SessionIndex waiter = 0; waiter < graph.sessions.size(); ++waiter) {
         for (const Edge& edge : graph.blockers_of(waiter)) {
             if (edge.blocker != waiter && decision_on[edge.blocker] != kNoDecision)
@@ -282,6 +269,69 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
         }));
     judgement.to_end = kept.first(to_end);
     judgement.to_spare = kept.subspan(to_end);
+}
+
+} // namespace
+
+Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> facts,
+                         std::span<const BlockedRequest> requests, const BlockerLimits& limits,
+                         Timestamp now, std::pmr::memory_resource& memory) {
+    Judgement judgement;
+    const std::size_t known_sessions = std::min(facts.size(), graph.sessions.size());
+    std::pmr::vector<std::uint32_t> decision_on(graph.sessions.size(), kNoDecision, &memory);
+    std::pmr::vector<BlockerDecision> decisions(&memory);
+    // By requests that count, and by those that do not.
+    std::pmr::vector<Microseconds> due_in(graph.sessions.size(), kNoAge, &memory);
+    std::pmr::vector<Microseconds> due_in_vain(graph.sessions.size(), kNoAge, &memory);
+    KeptArray<bool> marks(graph.sessions.size(), memory);
+
+    for (std::uint32_t i = 0; i < requests.size(); ++i) {
+        const BlockedRequest& request = requests[i];
+        if (request.wanted != kAccessExclusive || request.requester == Requester::exempt ||
+            request.session >= graph.sessions.size())
+            continue;
+        const bool in_vain = !counts(graph, facts, request, {marks.data(), graph.sessions.size()});
+        const Microseconds waited = age(request.wait_start, now);
+
+        for (const Edge& edge : graph.blockers_of(request.session)) {
+            const SessionIndex victim = edge.blocker;
+            if (!edge.holds || victim == request.session || victim >= known_sessions ||
+                !can_be_named(graph.sessions[victim], facts[victim]))
+                continue;
+            const Microseconds idle = idleness(facts[victim], now);
+            const Microseconds blocked_for =
+                std::min(waited, age(graph.sessions[victim].xact_start, now));
+            const Microseconds to_idle = time_to(limits.min_idle, idle);
+            const Microseconds to_wait = time_to(limits.min_wait, blocked_for);
+            if (to_idle < 0 || to_wait < 0)
+                continue;
+            const Microseconds due = std::max(to_idle, to_wait);
+            if (due > 0) {
+                note_due((in_vain ? due_in_vain : due_in)[victim], due);
+                continue;
+            }
+
+            BlockerDecision decision = {victim,      i, idle,
+                                        blocked_for, 0, spare_reason(facts[victim], limits)};
+            if (in_vain && decision.spared == SpareReason::none)
+                decision.spared = SpareReason::no_client_waits;
+            if (decision_on[victim] == kNoDecision) {
+                decision_on[victim] = static_cast<std::uint32_t>(decisions.size());
+                decisions.push_back(decision);
+            } else {
+                merge(decisions[decision_on[victim]], decision, requests, now);
+            }
+        }
+    }
+    for (SessionIndex victim = 0; victim < graph.sessions.size(); ++victim) {
+        const std::uint32_t decision = decision_on[victim];
+        if (decision == kNoDecision || decisions[decision].spared == SpareReason::no_client_waits)
+            note_due(judgement.next_due, due_in[victim]);
+        if (decision == kNoDecision)
+            note_due(judgement.next_due, due_in_vain[victim]);
+    }
+    if (!decisions.empty())
+        keep_decisions(graph, decision_on, decisions, memory, judgement);
     return judgement;
 }
 

@@ -37,6 +37,16 @@ struct SessionFacts {
     bool exempt_role = false;          // by pg_lockguard.exempt_roles, and so on
     bool exempt_database = false;
     bool exempt_application = false;
+    bool shares_snapshot = false; // its transaction has exported or imported a snapshot
+
+    bool waiting_client = false; // a client that waits: it makes a request before it count
+};
+
+/// Who makes a request.
+enum class Requester : std::uint8_t {
+    client,
+    background, // any other process: it counts as soon as a client waits behind it
+    exempt,     // it never counts: the startup process of a standby has its own rules
 };
 
 /// A request of the graph that may count: it waits for a mode of a relation.
@@ -45,7 +55,7 @@ struct BlockedRequest {
     std::uint32_t relation; // OID
     LockMode wanted;
     Timestamp wait_start;
-    bool client_backend; // false for the startup process of a standby, which has its own rules
+    Requester requester;
 };
 
 /// Why a session that has blocked a request for long enough, and has done nothing for long enough,
@@ -60,9 +70,11 @@ enum class SpareReason : std::uint8_t {
     exempt_role,
     exempt_database,
     exempt_application,
-    stalled_client, // active, and pg_lockguard.blocker_stalled_clients is off
+    shared_snapshot, // others read on with its snapshot, or it with another's
+    stalled_client,  // active, and pg_lockguard.blocker_stalled_clients is off
+    no_client_waits, // all that it blocks are requests of background processes, before no client
 };
-inline constexpr std::size_t kSpareReasons = 10;
+inline constexpr std::size_t kSpareReasons = 12;
 
 /// `victim` blocks requests[request]: the request that it has blocked longest.
 struct BlockerDecision {
@@ -84,15 +96,17 @@ struct Judgement {
     Microseconds next_due = -1;
 };
 
-/// Judges. A request counts when it wants ACCESS EXCLUSIVE on a relation, for a client backend. A
-/// session is to be ended when, for one such request, all of these hold:
+/// Judges. A request counts when it wants ACCESS EXCLUSIVE on a relation, for a client; or for a
+/// background process, where a client waits behind it, directly or through others. A session is to
+/// be ended when, for one such request, all of these hold:
 /// - it HOLDS a conflicting lock (a hard edge): standing ahead in the queue is no offence;
 /// - it is idle in transaction, aborted or not, and has been for min_idle or longer; or it is
 ///   stalled, and has been for min_idle or longer;
 /// - it has blocked the request for min_wait or longer: the shorter of the request's wait and the
 ///   age of the session's transaction;
 /// - no reason to spare it applies (see spare_reason).
-/// Where only the last clause fails, it is to be spared.
+/// Where only the last clause fails, it is to be spared; and also, as no_client_waits, where it
+/// would be ended if the requests of background processes counted as they are.
 ///
 /// A clock that has jumped backwards makes ages negative, and a negative age satisfies nothing
 /// (unless the limit is 0 and the age is 0). A start of 0 or kUnknownTime is unknown, as in the
@@ -106,7 +120,8 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
                          std::span<const BlockedRequest> requests, const BlockerLimits& limits,
                          Timestamp now, std::pmr::memory_resource& memory);
 
-/// The first reason to spare a session that is otherwise to be ended.
+/// The first reason to spare a session that is otherwise to be ended; never no_client_waits, which
+/// is not about the session.
 SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits);
 
 /// In words that follow "PID 4711 is spared: ". Static text.

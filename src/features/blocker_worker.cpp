@@ -138,10 +138,10 @@ void record(pg::BlockerLook* look, const pg::BlockerCase& c, pg::EventKind kind,
 }
 
 pg::Counter counter_of(core::SpareReason reason) {
-    static_assert(static_cast<int>(core::SpareReason::stalled_client) + 1 == core::kSpareReasons);
-    static_assert(static_cast<int>(pg::Counter::spared_stalled) -
+    static_assert(static_cast<int>(core::SpareReason::no_client_waits) + 1 == core::kSpareReasons);
+    static_assert(static_cast<int>(pg::Counter::spared_no_client) -
                       static_cast<int>(pg::Counter::spared_prepared) ==
-                  static_cast<int>(core::SpareReason::stalled_client) -
+                  static_cast<int>(core::SpareReason::no_client_waits) -
                       static_cast<int>(core::SpareReason::prepared_transaction));
     return static_cast<pg::Counter>(static_cast<int>(pg::Counter::spared_prepared) +
                                     static_cast<int>(reason) -
@@ -156,15 +156,25 @@ void spare(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
     core::SpareReason reason = c.decision.spared;
     if (was_dealt_with(*history, blocker, reason))
         return;
+    // Clients come and go behind a request: what has been said of the session need not be said
+    // again when there is one once more.
+    if (reason == core::SpareReason::no_client_waits &&
+        was_dealt_with(*history, blocker, core::SpareReason::none))
+        return;
     remember(history, blocker, reason);
     pg::count(counter_of(reason));
     std::string_view text = core::spare_reason_text(reason);
     const char* told = text.data();
+    const char* logged = told;
     if (reason == core::SpareReason::prepared_transaction)
         told = psprintf("transaction %u of pg_prepared_xacts: %s", blocker.lxid, told);
+    else if (reason == core::SpareReason::no_client_waits)
+        told = logged = psprintf("the request of a background process (%s) does not count: no "
+                                 "client waits behind it",
+                                 c.requester);
     record(look, c, pg::EventKind::blocker_spared, told);
     ereport(LOG, (errmsg("pg_lockguard: spared %s: %s",
-                         in_words(*look, core::termination_log_line, c.words), text.data())));
+                         in_words(*look, core::termination_log_line, c.words), logged)));
 }
 
 /// Does a fuse hold? Then that is said, once until it lets somebody pass, or for each request.
@@ -331,6 +341,7 @@ void review_rehearsals(MemoryContext context, History* history) {
 void reload_configuration(History* history) {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
+    pg::publish_server_protection();
     history->looks.roles_reported = false;
     pg::BlockerAction action = pg::settings.action();
     if (action != history->action)
@@ -387,6 +398,7 @@ void sleep_until_next_look(pg::BlockerAction action, core::Microseconds next_due
     auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
     begin_history(history);
     pg::announce_worker();
+    pg::publish_server_protection();
 
     while (!ShutdownRequestPending) {
         CHECK_FOR_INTERRUPTS();

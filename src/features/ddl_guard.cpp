@@ -4,6 +4,8 @@
 #include "pg/low_priority_run.h"
 #include "pg/nesting.h"
 #include "pg/settings.h"
+#include "pg/shared_snapshots.h"
+#include "pg/shared_state.h"
 #include "pg/statistics.h"
 
 extern "C" {
@@ -132,6 +134,7 @@ void run_candidate(const pg::UtilityCall& call) {
 }
 
 /// Most utility statements, BEGIN and COMMIT among them, take the default branch and nothing else.
+/// An import of a snapshot is not guarded; whoever would end the session is to know of it.
 void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
                    ProcessUtilityContext context, ParamListInfo parameters,
                    QueryEnvironment* environment, DestReceiver* destination,
@@ -156,6 +159,14 @@ void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
         run_candidate({planned, query, read_only_tree, context, parameters, environment,
                        destination, completion, next_hook});
         return;
+    case T_VariableSetStmt:
+        if (unlikely(pg::imports_snapshot(planned->utilityStmt))) {
+            next_hook(planned, query, read_only_tree, context, parameters, environment, destination,
+                      completion);
+            pg::publish_imported_snapshot();
+            return;
+        }
+        [[fallthrough]];
     default:
         next_hook(planned, query, read_only_tree, context, parameters, environment, destination,
                   completion);

@@ -1,21 +1,24 @@
 #include "pg/blocker_look.h"
 
 #include "pg/bridge.h"
+#include "pg/exemptions.h"
 #include "pg/object_names.h"
-#include "pg/role_membership.h"
 #include "pg/settings.h"
-#include "pg/shared_state.h"
-
-extern "C" {
-#include "utils/acl.h"
-#include "utils/varlena.h"
-}
 
 namespace lockguard::pg {
 
 namespace {
 
 // ---- Who waits, and who is in the way
+
+/// Who is that? Of a process whose status can't be read nothing is known: its request does not
+/// count for now.
+core::Requester requester_of(const SnapshotSession& session) {
+    BackendStateOnly state;
+    if (!read_backend_state({session.procno, session.pid}, &state) || state.type == B_STARTUP)
+        return core::Requester::exempt;
+    return state.type == B_BACKEND ? core::Requester::client : core::Requester::background;
+}
 
 /// Collects the waits for ACCESS EXCLUSIVE on a relation.
 void collect_requests(BlockerLook* look) {
@@ -33,11 +36,8 @@ void collect_requests(BlockerLook* look) {
         const SnapshotSession& session = snapshot.sessions[wait.session];
         if (session.procno != wait.procno)
             continue; // a parallel worker never asks for it; its own pid is not in the snapshot
-        BackendStateOnly state;
-        bool client =
-            read_backend_state({session.procno, session.pid}, &state) && state.type == B_BACKEND;
         look->requests[look->request_count] = {wait.session, wait.tag.locktag_field2, wait.mode,
-                                               wait.wait_start, client};
+                                               wait.wait_start, requester_of(session)};
         look->request_waits[look->request_count] = &wait;
         look->request_count++;
     }
@@ -47,20 +47,6 @@ void build_graph(BlockerLook* look) {
     look->graph = call_core(look->memory, [look](std::pmr::memory_resource& memory) {
         return core::build_lock_graph(look->snapshot.table, memory);
     });
-}
-
-/// Is pg_lockguard.protected on in the session? What it does not say itself is as in the
-/// configuration files, which this process reads as well.
-bool is_protected(int procno, TimestampTz session_start) {
-    switch (protection_of(procno, session_start)) {
-    case Protection::on:
-        return true;
-    case Protection::off:
-        return false;
-    case Protection::as_server:
-        break;
-    }
-    return settings.protected_session;
 }
 
 /// Is the session stalled? Since when is a matter of looking twice: data that arrives changes the
@@ -104,14 +90,25 @@ void read_facts(BlockerLook* look, core::SessionIndex index, LookMemory* earlier
     facts->idle_in_transaction = is_idle_in_transaction(status->state);
     facts->aborted = status->state == STATE_IDLEINTRANSACTION_ABORTED;
     facts->state_start = status->state_start;
-    // Read after the status: an idle session has published it before it became idle.
-    facts->protected_by_setting = is_protected(session.procno, status->proc_start);
-    facts->exempt_application =
-        core::matches_application(settings.exempt_applications, status->application_name);
     note_stall(*look, session, *status, facts, &earlier->stalls[session.procno]);
     if (status->xact_start != 0)
         look->snapshot.core_sessions[index].xact_start = status->xact_start;
     look->statuses[index] = status;
+}
+
+/// Where a background process makes a request, it is asked which of those who wait are clients.
+void find_waiting_clients(BlockerLook* look) {
+    bool background = false;
+    for (std::size_t i = 0; i < look->request_count; i++)
+        background |= look->requests[i].requester == core::Requester::background;
+    for (int i = 0; background && i < look->snapshot.wait_count; i++) {
+        const SnapshotWait& wait = look->snapshot.waits[i];
+        const SnapshotSession& session = look->snapshot.sessions[wait.session];
+        BackendStateOnly state;
+        if (!wait.safe_snapshot && session.pid != 0 &&
+            read_backend_state({session.procno, session.pid}, &state))
+            look->facts[wait.session].waiting_client = state.type == B_BACKEND;
+    }
 }
 
 /// Reads the status of the sessions that hold what a request waits for. Returns false where none of
@@ -122,6 +119,7 @@ bool collect_facts(BlockerLook* look, LookMemory* earlier) {
         static_cast<core::SessionFacts*>(palloc0(look->session_count * sizeof(*look->facts)));
     look->statuses =
         static_cast<BackendStatus**>(palloc0(look->session_count * sizeof(*look->statuses)));
+    find_waiting_clients(look);
     bool any = false;
     for (std::size_t i = 0; i < look->request_count; i++) {
         for (const core::Edge& edge : look->graph.blockers_of(look->requests[i].session)) {
@@ -151,67 +149,20 @@ void judge(BlockerLook* look) {
 
 // ---- What the catalogs know. The caller has them open, in a transaction.
 
-/// The elements of a list setting, whose check hook has accepted it.
-List* names_in(const char* setting) {
-    List* names = NIL;
-    SplitIdentifierString(pstrdup(setting), ',', &names);
-    return names;
-}
-
-/// The roles of pg_lockguard.exempt_roles. A name that does not exist protects nobody, which is
-/// said once.
-List* exempt_roles(LookMemory* earlier) {
-    List* names = names_in(settings.exempt_roles);
-    List* roles = NIL;
-    bool missing = false;
-    for (int i = 0; i < list_length(names); i++) {
-        const auto* name = static_cast<const char*>(list_nth(names, i));
-        Oid role = get_role_oid(name, true);
-        if (OidIsValid(role)) {
-            roles = lappend_oid(roles, role);
-            continue;
-        }
-        missing = true;
-        if (!earlier->roles_reported)
-            ereport(WARNING,
-                    (errcode(ERRCODE_UNDEFINED_OBJECT),
-                     errmsg("role \"%s\" of pg_lockguard.exempt_roles does not exist", name),
-                     errhint("Correct the setting and reload: it protects nobody.")));
-    }
-    earlier->roles_reported |= missing;
-    return roles;
-}
-
-bool is_member_of_any(Oid member, const List* roles) {
-    for (int i = 0; i < list_length(roles); i++) {
-        if (is_member_of(member, list_nth_oid(roles, i)))
-            return true;
-    }
-    return false;
-}
-
-bool is_named(const char* name, const List* names) {
-    for (int i = 0; name != nullptr && i < list_length(names); i++) {
-        if (strcmp(static_cast<const char*>(list_nth(names, i)), name) == 0)
-            return true;
-    }
-    return false;
-}
-
-/// Completes the facts about those whom the first judgement names. Their authenticated role counts:
-/// SET ROLE neither protects nor exposes.
+/// Completes the facts about those whom the first judgement names. All of it is asked after the
+/// session's state was read, and its state is compared once more before it is signaled
+/// (pg/termination): so it has not exported a snapshot, or been protected, in between.
 void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
-    const List* roles = exempt_roles(earlier);
-    const List* databases = names_in(settings.exempt_databases);
+    ExemptionLists lists = read_exemption_lists(!earlier->roles_reported);
+    earlier->roles_reported |= lists.role_missing;
     auto complete = [&](const core::BlockerDecision& decision) {
         const SnapshotSession& session = look->snapshot.sessions[decision.victim];
         core::SessionFacts* facts = &look->facts[decision.victim];
         if (!facts->client_backend)
             return;
         facts->superuser = superuser_arg(session.role);
-        facts->exempt_role = is_member_of_any(session.role, roles);
-        facts->exempt_database =
-            is_named(database_name(look->statuses[decision.victim]->database, lookup), databases);
+        find_exemptions({session.procno, session.pid}, session.lxid, session.role,
+                        *look->statuses[decision.victim], lists, lookup, facts);
     };
     for (const core::BlockerDecision& decision : look->judgement.to_end)
         complete(decision);
@@ -221,6 +172,18 @@ void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
 
 std::string_view text_of(const char* text) {
     return text == nullptr ? std::string_view() : std::string_view(text);
+}
+
+/// What kind of process it is. A background worker names its kind itself, in whatever bytes; what
+/// is no printable ASCII is shown as a question mark.
+const char* kind_of_process(BackendType type, int pid) {
+    const char* name = backend_type_name(type, pid);
+    char* kind = pstrdup(name == nullptr ? "unknown" : name);
+    for (char* c = kind; *c != '\0'; c++) {
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    }
+    return kind;
 }
 
 /// What the policy ended up with, in words and names.
@@ -233,11 +196,15 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
     const core::SessionFacts& facts = look.facts[decision.victim];
 
     BackendStatus blocked_status;
+    const char* requester = nullptr;
     bool blocked_known = read_backend_status({blocked.procno, blocked.pid}, &blocked_status);
+    if (decision.spared == core::SpareReason::no_client_waits)
+        requester = blocked_known ? kind_of_process(blocked_status.type, blocked.pid) : "unknown";
     const char* command = blocked_known ? leading_command(blocked_status.query) : nullptr;
 
     BlockerCase result = {};
     result.decision = decision;
+    result.requester = requester;
     core::Termination& words = result.words;
     words.victim_pid = victim.pid;
     words.prepared_xid = victim.prepared_xid;
@@ -321,6 +288,22 @@ void draw(BlockerLook* look) {
         look->labels[i].waited = -1;
 }
 
+/// Names a client that waits behind a request, where there is one.
+void set_client_behind(const BlockerLook& look, core::SessionIndex requester,
+                       RequestIdentity* request) {
+    auto* marks = static_cast<bool*>(palloc(look.session_count * sizeof(bool)));
+    core::mark_waiters_behind(look.graph, requester, {marks, look.session_count});
+    for (std::size_t i = 0; i < look.session_count; i++) {
+        const SnapshotSession& session = look.snapshot.sessions[i];
+        if (i == requester || !marks[i] || !look.facts[i].waiting_client || session.first_wait < 0)
+            continue;
+        request->client_procno = look.snapshot.waits[session.first_wait].procno;
+        request->client_pid = session.pid;
+        break;
+    }
+    pfree(marks);
+}
+
 } // namespace
 
 bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* look) {
@@ -345,7 +328,7 @@ BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {
     StartTransactionCommand();
     MemoryContextSwitchTo(look->memory);
     NameLookup lookup = open_name_lookup();
-    if (lookup.globals && lookup.memberships) {
+    if (exemptions_can_be_read(lookup)) {
         look_up_facts(look, earlier, lookup);
         judge(look);
         const core::Judgement& judgement = look->judgement;
@@ -381,8 +364,11 @@ BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDec
 
 RequestIdentity request_identity(const BlockerLook& look, const core::BlockerDecision& decision) {
     const SnapshotWait& wait = *look.request_waits[decision.request];
-    return {wait.procno, look.snapshot.sessions[wait.session].pid, wait.tag, wait.mode,
-            wait.low_priority};
+    RequestIdentity request = {wait.procno, look.snapshot.sessions[wait.session].pid, wait.tag,
+                               wait.mode, wait.low_priority};
+    if (look.requests[decision.request].requester == core::Requester::background)
+        set_client_behind(look, wait.session, &request);
+    return request;
 }
 
 void set_tree(BlockerLook* look, core::SessionIndex victim, Event* event) {

@@ -61,7 +61,8 @@ struct BlockerCase {
     core::BlockerDecision decision;
     core::Termination words;
     EventNames names;
-    Event* event; // complete but for kind, reason and tree
+    const char* requester; // what kind of process, where no client waits behind it; else null
+    Event* event;          // complete but for kind, reason and tree
 };
 
 /// The cases of a look: first those to end, then those to spare.

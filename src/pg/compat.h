@@ -176,6 +176,16 @@ inline LocalTransactionId lxid_of(const PGPROC* proc) {
 #endif
 }
 
+/// The number of a process in its virtual transaction ids, and in the names of the snapshots that
+/// it exports.
+inline int vxid_number_of(const PGPROC* proc) {
+#if PG_VERSION_NUM >= 170000
+    return proc->vxid.procNumber;
+#else
+    return proc->backendId;
+#endif
+}
+
 /// The PGPROC of the backend that a virtual transaction id was made by; null where it has ended.
 /// Whether it is still in that transaction is for the caller to check.
 inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {

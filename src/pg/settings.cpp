@@ -273,7 +273,7 @@ void define_settings() {
         "pg_lockguard.exempt_applications",
         "Applications, by application_name, that the worker never ends.",
         "A list of patterns, separated by commas, where * stands for any characters.",
-        &settings.exempt_applications, "", PGC_SIGHUP, 0, check_patterns, nullptr, nullptr);
+        &settings.exempt_applications, "pg_dump*", PGC_SIGHUP, 0, check_patterns, nullptr, nullptr);
     DefineCustomBoolVariable("pg_lockguard.protected",
                              "Whether the worker leaves this session alone.",
                              "For ALTER ROLE ... SET, above all.", &settings.protected_session,

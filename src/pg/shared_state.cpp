@@ -34,9 +34,16 @@ struct LowPrioritySlot {
 /// PGPROC that can belong to a client backend.
 using PublishedProtection = pg_atomic_uint64;
 
+/// The latest transaction of a backend that has imported a snapshot: its pid and, in the lower
+/// half, the transaction's lxid; 0 where there was none. In one word, so that it is read whole.
+/// Written by the backend alone, and not cleared: another transaction has another lxid. One for
+/// each PGPROC that can belong to a client backend.
+using PublishedImport = pg_atomic_uint64;
+
 /// Small things. No lock: each is one word.
 struct Words {
-    pg_atomic_uint32 worker; // procno of the worker, plus 1; 0 while there is none
+    pg_atomic_uint32 worker;            // procno of the worker, plus 1; 0 while there is none
+    pg_atomic_uint32 server_protection; // a Protection: what the configuration files say
 };
 
 /// Process-local: where this process finds the shared parts. Set by the postmaster before the first
@@ -45,6 +52,7 @@ struct {
     TerminationNotice* notices;       // slot_count of them, by procno; null where not preloaded
     LowPrioritySlot* waits;           // likewise
     PublishedProtection* protections; // likewise
+    PublishedImport* imports;         // likewise
     int slot_count;                   // never changes
     Words* words;
     WorkerFuses* fuses[2]; // real, rehearsed; with slot_count requests each
@@ -64,6 +72,10 @@ Size protections_size(int count) {
     return mul_size(sizeof(PublishedProtection), count);
 }
 
+Size imports_size(int count) {
+    return mul_size(sizeof(PublishedImport), count);
+}
+
 Size fuses_size(int count) {
     return add_size(offsetof(WorkerFuses, requests), mul_size(sizeof(core::RequestFuse), count));
 }
@@ -73,6 +85,7 @@ void request() {
     RequestAddinShmemSpace(notices_size(count));
     RequestAddinShmemSpace(waits_size(count));
     RequestAddinShmemSpace(protections_size(count));
+    RequestAddinShmemSpace(imports_size(count));
     RequestAddinShmemSpace(sizeof(Words));
     RequestAddinShmemSpace(2 * MAXALIGN(fuses_size(count)));
     request_event_ring();
@@ -88,9 +101,17 @@ void start_up_words(int count) {
         pg_atomic_init_u64(&protections[i], 0);
     state.protections = protections;
 
+    auto* imports = static_cast<PublishedImport*>(
+        ShmemInitStruct("pg_lockguard imported snapshots", imports_size(count), &found));
+    for (int i = 0; i < count && !found; i++)
+        pg_atomic_init_u64(&imports[i], 0);
+    state.imports = imports;
+
     auto* words = static_cast<Words*>(ShmemInitStruct("pg_lockguard words", sizeof(Words), &found));
-    if (!found)
+    if (!found) {
         pg_atomic_init_u32(&words->worker, 0);
+        pg_atomic_init_u32(&words->server_protection, static_cast<uint32>(Protection::as_server));
+    }
     state.words = words;
 
     const char* const names[] = {"pg_lockguard fuses", "pg_lockguard rehearsed fuses"};
@@ -206,6 +227,42 @@ Protection protection_of(int procno, TimestampTz session_start) {
     if (word == 0 || (word | 1) != ((static_cast<uint64>(session_start) << 1) | 1))
         return Protection::as_server;
     return (word & 1) != 0 ? Protection::on : Protection::off;
+}
+
+void publish_server_protection() {
+    if (state.words == nullptr)
+        return;
+    Protection protection = settings.protected_session ? Protection::on : Protection::off;
+    pg_atomic_write_u32(&state.words->server_protection, static_cast<uint32>(protection));
+}
+
+bool protected_by_server() {
+    if (state.words != nullptr) {
+        uint32 word = pg_atomic_read_u32(&state.words->server_protection);
+        if (word != static_cast<uint32>(Protection::as_server))
+            return word == static_cast<uint32>(Protection::on);
+    }
+    return settings.protected_session;
+}
+
+namespace {
+uint64 import_word(int pid, LocalTransactionId lxid) {
+    return (static_cast<uint64>(static_cast<uint32>(pid)) << 32) | lxid;
+}
+} // namespace
+
+void publish_imported_snapshot() {
+    int procno = compat::procno_of(MyProc);
+    if (state.imports == nullptr || procno >= state.slot_count)
+        return;
+    pg_atomic_write_u64(&state.imports[procno], import_word(MyProcPid, compat::lxid_of(MyProc)));
+}
+
+bool has_imported_snapshot(int procno, int pid, LocalTransactionId lxid) {
+    if (state.imports == nullptr || procno < 0 || procno >= state.slot_count ||
+        lxid == InvalidLocalTransactionId)
+        return false;
+    return pg_atomic_read_u64(&state.imports[procno]) == import_word(pid, lxid);
 }
 
 namespace {

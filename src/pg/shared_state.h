@@ -40,6 +40,24 @@ void publish_protection(Protection protection);
 ///                       PGPROC before, is not mistaken for it
 Protection protection_of(int procno, TimestampTz session_start);
 
+/// Tells other processes what the configuration files say of pg_lockguard.protected, as this
+/// process has read them: one that is in no database and sets nothing itself.
+void publish_server_protection();
+
+/// What holds for a session that says nothing of itself. Where nobody has published it, what this
+/// process has.
+bool protected_by_server();
+
+// ---- Imported snapshots
+
+/// Tells other processes that this backend's present transaction reads with an imported snapshot.
+/// Nobody need withdraw that: it holds for this transaction alone. Never fails; without shared
+/// memory it does nothing.
+void publish_imported_snapshot();
+
+/// Has the session published that of this very transaction? Never ereports, takes no lock.
+bool has_imported_snapshot(int procno, int pid, LocalTransactionId lxid);
+
 // ---- The worker
 
 /// Says which process is the worker, so that others can wake it: this one, until it exits.

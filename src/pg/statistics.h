@@ -34,7 +34,9 @@ enum class Counter : int {
     spared_role,
     spared_database,
     spared_application,
+    spared_snapshot,
     spared_stalled,
+    spared_no_client,
     spared_changed, // had changed in the very moment
     fuses_blown,
     looks,

@@ -141,6 +141,18 @@ bool is_among_holders(const BlockerIdentity& blocker, const RequestIdentity& req
     });
 }
 
+/// Does the client still wait? Looks without the locks of its wait, which can be for anything: it
+/// may go on while we end the session for it, as it may a moment after.
+bool client_still_waits(const RequestIdentity& request) {
+    const PGPROC* proc = GetPGProcByNumber(request.client_procno);
+    const PGPROC* leader = *const_cast<PGPROC* const volatile*>(&proc->lockGroupLeader);
+    if ((leader == nullptr ? proc : leader)->pid != request.client_pid)
+        return false;
+    LowPriorityWait wait;
+    return *const_cast<LOCK* const volatile*>(&proc->waitLock) != nullptr ||
+           (read_low_priority_wait(request.client_procno, &wait) && wait.pid == request.client_pid);
+}
+
 /// Checks, and signals where there is a detail to leave.
 TerminationResult check_and_signal(const BlockerIdentity& blocker, const RequestIdentity& request,
                                    const char* detail) {
@@ -148,6 +160,8 @@ TerminationResult check_and_signal(const BlockerIdentity& blocker, const Request
     if (blocker.pid <= 0 || request.pid <= 0 || blocker.lxid == InvalidLocalTransactionId)
         return TerminationResult::other_transaction;
 
+    if (request.client_pid != 0 && !client_still_waits(request))
+        return TerminationResult::no_client_waits;
     if (request.low_priority && !is_among_holders(blocker, request))
         return TerminationResult::lock_released;
     uint32 hash = LockTagHashCode(&request.tag);
@@ -211,7 +225,8 @@ bool reads_from_client(int procno) {
     return *const_cast<volatile const uint32*>(&proc->wait_event_info) == WAIT_EVENT_CLIENT_READ;
 }
 
-Outcome outcome_of(const BlockerIdentity& blocker, const RequestIdentity& request) {
+Outcome outcome_of(const BlockerIdentity& blocker, RequestIdentity request) {
+    request.client_pid = 0; // who waits behind it may come and go
     TerminationResult result = rehearse_termination(blocker, request);
     if (result == TerminationResult::signaled)
         return Outcome::still_blocks;
@@ -238,6 +253,8 @@ const char* termination_result_text(TerminationResult result) {
         return "it is no longer in the transaction that was judged";
     case TerminationResult::no_longer_idle:
         return "it has been active since it was judged";
+    case TerminationResult::no_client_waits:
+        return "the client that waited behind the request that it blocked no longer does";
     case TerminationResult::signal_failed:
         return "the operating system did not deliver SIGTERM";
     }

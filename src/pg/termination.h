@@ -34,6 +34,9 @@ struct RequestIdentity {
     LOCKTAG tag;
     LOCKMODE mode;
     bool low_priority; // outside of the lock's queue, as it shows in shared_state
+    // Of a background process: a client that waits behind it, without whom it would not count.
+    int client_procno = -1; // of the process that waits; pid is that of its session
+    int client_pid = 0;     // 0 where no client need wait
 };
 
 enum class TerminationResult {
@@ -42,6 +45,7 @@ enum class TerminationResult {
     lock_released,     // the session holds no conflicting mode any more
     other_transaction, // the session, or its transaction, is another
     no_longer_idle,    // it has gone on, or has been active since
+    no_client_waits,   // the client behind the request of a background process has gone on
     signal_failed,     // the operating system refused
 };
 
@@ -80,7 +84,7 @@ enum class Outcome {
     lock_released,    // it no longer holds the lock, in the same transaction and state
     request_gone,     // it would still block, but nobody waits for that any more
 };
-Outcome outcome_of(const BlockerIdentity& blocker, const RequestIdentity& request);
+Outcome outcome_of(const BlockerIdentity& blocker, RequestIdentity request);
 
 /// The result in words, after "PID n is left alone: ".
 const char* termination_result_text(TerminationResult result);

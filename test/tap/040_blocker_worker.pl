@@ -677,9 +677,22 @@ sub worker_pid
 			AND clock_timestamp() - l.waitstart > '300 ms')}, $standby);
 	ok(is_alive($holder), "standby: the startup process's wait does not count");
 	is(scalar lines_about($holder), 0, '... and nothing is said');
+	# A client behind it changes nothing, as one behind another background process does.
+	my $reader = session('app', name => 'reader', node => $standby);
+	$reader->{dbh}->do("SELECT id FROM $table", { pg_async => PG_ASYNC });
+	wait_until(
+		'a reader waits behind it', qq{
+		SELECT EXISTS (SELECT FROM pg_locks WHERE pid = $reader->{pid} AND NOT granted
+			AND clock_timestamp() - waitstart > '300 ms')}, $standby);
+	ok(is_alive($holder), '... nor does it with a client behind it');
+	is(scalar lines_about($holder), 0, '... and nothing is said');
+	unlike(slurp_file($standby->logfile), qr/LOG:  pg_lockguard: spared/, '... also of no request');
 	is(worker_pid($standby), $worker, '... and the worker is the same as before');
 	$holder->{dbh}->do('COMMIT');
 	$node->wait_for_catchup($standby);
+	ok(defined eval { $reader->{dbh}->pg_result }, '... and the reader goes on in its turn')
+	  or diag $@;
+	finish($reader);
 
 	$standby->promote;
 	$holder->{dbh}->do('BEGIN');

@@ -42,7 +42,7 @@ class BlockerPolicyTest : public testing::Test {
         facts_[victim_].state_start = kNow - 700;
         alter_ = session(4712, kNow - 100);
         maker_.edge(alter_, victim_, true, kAccessShare);
-        requests_.push_back({alter_, 16402, kAccessExclusive, kNow - 100, true});
+        requests_.push_back({alter_, 16402, kAccessExclusive, kNow - 100, Requester::client});
     }
 
     SessionIndex session(std::int32_t pid, Timestamp xact_start) {
@@ -114,9 +114,64 @@ TEST_F(BlockerPolicyTest, OnlyAccessExclusiveCounts) {
     }
 }
 
-TEST_F(BlockerPolicyTest, OnlyRequestsOfClientBackendsCount) {
-    requests_[0].client_backend = false;
+TEST_F(BlockerPolicyTest, ExemptRequestsNeverCount) {
+    requests_[0].requester = Requester::exempt;
+    const SessionIndex reader = session(5001, kNow - 10);
+    facts_[reader].waiting_client = true;
+    maker_.edge(reader, alter_, false);
     EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(spared_, Decisions{});
+    EXPECT_EQ(next_due_, -1);
+}
+
+TEST_F(BlockerPolicyTest, ABackgroundRequestCountsOnceAClientWaitsBehindIt) {
+    requests_[0].requester = Requester::background;
+    facts_[alter_].client_backend = false;
+    EXPECT_EQ(reason(), SpareReason::no_client_waits);
+    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::no_client_waits}}));
+
+    // Another background process behind it changes nothing, a client behind that one does.
+    const SessionIndex other = session(5000, kNow - 10);
+    const SessionIndex reader = session(5001, kNow - 10);
+    maker_.edge(other, alter_, false);
+    facts_[reader].waiting_client = true; // for something else
+    EXPECT_EQ(reason(), SpareReason::no_client_waits);
+    maker_.edge(reader, other);
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 700, 100, 1}}));
+    facts_[reader].waiting_client = false;
+    EXPECT_EQ(reason(), SpareReason::no_client_waits);
+    facts_[other].waiting_client = true;
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 700, 100, 1}}));
+
+    // All other clauses protect the session as well, and go before.
+    facts_[victim_].superuser = true;
+    EXPECT_EQ(reason(), SpareReason::superuser);
+    facts_[other].waiting_client = false;
+    EXPECT_EQ(reason(), SpareReason::superuser);
+    facts_[victim_].superuser = false;
+    requests_[0].wait_start = kNow - 49;
+    EXPECT_EQ(reason(), SpareReason::none);
+    EXPECT_EQ(next_due_, 1);
+}
+
+TEST_F(BlockerPolicyTest, TheRequesterIsNoClientBehindItself) {
+    requests_[0].requester = Requester::background;
+    facts_[alter_].waiting_client = true; // on a cycle it is behind itself
+    maker_.edge(victim_, alter_, false);
+    EXPECT_EQ(reason(), SpareReason::no_client_waits);
+}
+
+TEST_F(BlockerPolicyTest, ARequestThatCountsGoesBeforeOneThatDoesNot) {
+    const SessionIndex apply = session(4713, kNow - 300);
+    maker_.edge(apply, victim_);
+    requests_.push_back({apply, 16402, kAccessExclusive, kNow - 300, Requester::background});
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 700, 100, 2}}));
+    std::reverse(requests_.begin(), requests_.end());
+    EXPECT_EQ(judge(), Decisions({{victim_, 1, 700, 100, 2}}));
+    // Not due yet: until then the other one is told of.
+    requests_[1].wait_start = kNow - 20;
+    EXPECT_EQ(reason(), SpareReason::no_client_waits);
+    EXPECT_EQ(next_due_, 30);
 }
 
 TEST_F(BlockerPolicyTest, StandingAheadInTheQueueIsNoOffence) {
@@ -235,7 +290,7 @@ TEST_F(BlockerPolicyTest, ASessionWithoutFactsIsNotEnded) {
 }
 
 TEST_F(BlockerPolicyTest, ARequestOfNobodyIsIgnored) {
-    requests_.push_back({2, 16402, kAccessExclusive, kNow - 200, true});
+    requests_.push_back({2, 16402, kAccessExclusive, kNow - 200, Requester::client});
     EXPECT_EQ(judge(), Decisions({{victim_, 0, 700, 100, 1}}));
 }
 
@@ -248,8 +303,8 @@ TEST_F(BlockerPolicyTest, NobodyIsEndedForItsOwnRequest) {
 TEST_F(BlockerPolicyTest, NamesTheRequestThatItHasBlockedLongest) {
     const SessionIndex other = session(4713, kNow - 300);
     maker_.edge(other, victim_);
-    requests_.push_back({other, 16402, kAccessExclusive, kNow - 300, true});
-    requests_.push_back({alter_, 16403, kAccessExclusive, kNow - 200, true});
+    requests_.push_back({other, 16402, kAccessExclusive, kNow - 300, Requester::client});
+    requests_.push_back({alter_, 16403, kAccessExclusive, kNow - 200, Requester::client});
     EXPECT_EQ(judge(), Decisions({{victim_, 1, 700, 300, 2}}));
     std::reverse(requests_.begin(), requests_.end());
     EXPECT_EQ(judge(), Decisions({{victim_, 1, 700, 300, 2}}));
@@ -258,9 +313,9 @@ TEST_F(BlockerPolicyTest, NamesTheRequestThatItHasBlockedLongest) {
 TEST_F(BlockerPolicyTest, BlockedEquallyLongTheRequestThatHasWaitedLongest) {
     replace_victim(4711, kNow - 80); // younger than all requests
     requests_[0].wait_start = kNow - 300;
-    requests_.push_back({alter_, 1, kAccessExclusive, kNow - 400, true});
-    requests_.push_back({alter_, 2, kAccessExclusive, kNow - 400, true});
-    requests_.push_back({alter_, 3, kAccessExclusive, kNow - 200, true});
+    requests_.push_back({alter_, 1, kAccessExclusive, kNow - 400, Requester::client});
+    requests_.push_back({alter_, 2, kAccessExclusive, kNow - 400, Requester::client});
+    requests_.push_back({alter_, 3, kAccessExclusive, kNow - 200, Requester::client});
     EXPECT_EQ(judge(), Decisions({{victim_, 1, 700, 80, 1}}));
 }
 
@@ -295,9 +350,11 @@ TEST_F(BlockerPolicyTest, EachReasonSparesInItsOrder) {
     // From the last one asked to the first: each one that is added takes over.
     SessionFacts& facts = facts_[victim_];
     EXPECT_EQ(judge().size(), 1U);
+    facts.shares_snapshot = true;
+    EXPECT_EQ(reason(), SpareReason::shared_snapshot);
+    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::shared_snapshot}}));
     facts.exempt_application = true;
     EXPECT_EQ(reason(), SpareReason::exempt_application);
-    EXPECT_EQ(spared_, Decisions({{victim_, 0, 700, 100, 1, SpareReason::exempt_application}}));
     facts.exempt_database = true;
     EXPECT_EQ(reason(), SpareReason::exempt_database);
     facts.exempt_role = true;
@@ -532,7 +589,7 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
     std::size_t ended = 0;
     std::size_t spared = 0;
     std::size_t dues = 0;
-    for (int round = 0; round < 2000; ++round) {
+    for (int round = 0; round < 4000; ++round) {
         const std::uint32_t count = 2 + below(10);
         const Timestamp now = 100;
         const BlockerLimits limits{below(20), below(20)};
@@ -549,6 +606,7 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         for (std::uint32_t i = 0; i < count; ++i) {
             maker.session(static_cast<std::int32_t>(below(8)), time());
             facts.push_back({below(5) != 0, below(5) == 0, below(4) != 0, below(2) == 0, time()});
+            facts.back().waiting_client = below(6) == 0;
         }
         for (std::uint32_t i = below(30); i > 0; --i)
             maker.edge(below(count), below(count), below(3) != 0, static_cast<LockMode>(below(9)));
@@ -556,9 +614,32 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         for (BlockedRequest& request : requests)
             request = {below(count), below(3),
                        below(4) == 0 ? LockMode{kExclusive} : kAccessExclusive, time(),
-                       below(5) != 0};
+                       static_cast<Requester>(below(3))};
 
         const LockGraph graph = maker.graph();
+        // Is `session` behind `blocker`? By its blockers, theirs, and so on.
+        const auto is_behind = [&](SessionIndex session, SessionIndex blocker) {
+            std::vector<SessionIndex> reached = {session};
+            for (std::size_t i = 0; i < reached.size(); ++i) {
+                for (const Edge& edge : graph.blockers_of(reached[i])) {
+                    if (edge.blocker == blocker)
+                        return true;
+                    if (std::find(reached.begin(), reached.end(), edge.blocker) == reached.end())
+                        reached.push_back(edge.blocker);
+                }
+            }
+            return false;
+        };
+        const auto counts = [&](const BlockedRequest& request) {
+            if (request.requester != Requester::background)
+                return request.requester == Requester::client;
+            for (SessionIndex s = 0; s < count; ++s) {
+                if (facts[s].waiting_client && s != request.session &&
+                    is_behind(s, request.session))
+                    return true;
+            }
+            return false;
+        };
         Decisions expected;
         for (SessionIndex victim = 0; victim < count; ++victim) {
             const Session& session = graph.sessions[victim];
@@ -579,7 +660,7 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
                     ++blocks;
                     for (std::uint32_t r = 0; r < requests.size(); ++r) {
                         if (edge.holds && requests[r].session == waiter &&
-                            requests[r].wanted == kAccessExclusive && requests[r].client_backend &&
+                            requests[r].wanted == kAccessExclusive && counts(requests[r]) &&
                             reached(requests[r].wait_start, limits.min_wait))
                             offences.emplace_back(
                                 -std::min(now - requests[r].wait_start, now - session.xact_start),
@@ -607,12 +688,20 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         const auto& ended_now = judgement.to_end;
         ASSERT_EQ(Decisions(ended_now.begin(), ended_now.end()), expected) << "round " << round;
         for (const BlockerDecision& decision : judgement.to_spare)
-            ASSERT_EQ(decision.spared, spare_reason(facts[decision.victim], limits));
+            ASSERT_EQ(decision.spared,
+                      spare_reason(facts[decision.victim], limits) != SpareReason::none
+                          ? spare_reason(facts[decision.victim], limits)
+                          : SpareReason::no_client_waits);
         if (judgement.next_due >= 0 && !future) {
             // A moment earlier nothing changes, and at that time somebody more is in the lists.
             const auto listed = [&](Timestamp at) {
                 const Judgement later = judge_blockers(graph, facts, requests, limits, at, memory);
-                return later.to_end.size() + later.to_spare.size();
+                // Who is spared for want of a client may be judged once more.
+                return 2 * (later.to_end.size() + later.to_spare.size()) -
+                       static_cast<std::size_t>(std::count_if(
+                           later.to_spare.begin(), later.to_spare.end(), [](const auto& decision) {
+                               return decision.spared == SpareReason::no_client_waits;
+                           }));
             };
             ASSERT_GT(judgement.next_due, 0);
             ASSERT_EQ(listed(now + judgement.next_due - 1), listed(now)) << "round " << round;

@@ -1,0 +1,54 @@
+-- complain if this script is run by psql instead of ALTER EXTENSION
+\echo Use "ALTER EXTENSION pg_lockguard UPDATE" to load this file. \quit
+
+-- More columns: spared_snapshot, spared_no_client.
+DROP VIEW pg_stat_lockguard;
+DROP FUNCTION pg_stat_lockguard();
+
+CREATE FUNCTION pg_stat_lockguard(
+    OUT statements int8,
+    OUT statements_immediate int8,
+    OUT statements_waited int8,
+    OUT wait_time float8,
+    OUT max_wait_time float8,
+    OUT bursts int8,
+    OUT stall_time float8,
+    OUT max_stall_time float8,
+    OUT timeouts_lock int8,
+    OUT timeouts_total int8,
+    OUT deadlocks int8,
+    OUT ddl_terminations int8,
+    OUT terminations int8,
+    OUT rehearsals int8,
+    OUT rehearsals_needless int8,
+    OUT spared_prepared int8,
+    OUT spared_replication int8,
+    OUT spared_background int8,
+    OUT spared_superuser int8,
+    OUT spared_protected int8,
+    OUT spared_role int8,
+    OUT spared_database int8,
+    OUT spared_application int8,
+    OUT spared_snapshot int8,
+    OUT spared_stalled int8,
+    OUT spared_no_client int8,
+    OUT spared_changed int8,
+    OUT fuses_blown int8,
+    OUT looks int8,
+    OUT errors int8,
+    OUT events_lost int8,
+    OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1
+AS 'MODULE_PATHNAME', 'pg_lockguard_statistics';
+
+COMMENT ON FUNCTION pg_stat_lockguard() IS
+    'counters of the DDL guard and the worker since stats_reset';
+
+CREATE VIEW pg_stat_lockguard AS
+    SELECT * FROM pg_stat_lockguard();
+
+COMMENT ON VIEW pg_stat_lockguard IS
+    'counters of the DDL guard and the worker since stats_reset; times are in milliseconds';
+
+GRANT SELECT ON pg_stat_lockguard TO PUBLIC;

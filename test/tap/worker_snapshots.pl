@@ -1,0 +1,283 @@
+# A session that shares a snapshot is never ended: other sessions read on with it, or it reads with
+# another's. If its locks went, a rewrite would pass, and to the snapshot the rewritten table is
+# empty, without any error. A parallel dump is made of such sessions.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use IPC::Run;
+use LockGuard;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = start_node(
+	'snapshots',
+	q{shared_preload_libraries = 'pg_lockguard'},
+	q{pg_lockguard.ddl_mode = off},
+	q{pg_lockguard.worker_interval = 20ms},
+	q{pg_lockguard.blocker_min_idle = 0},
+	q{pg_lockguard.blocker_min_wait = 0},
+	q{pg_lockguard.blocker_action = terminate},
+	q{pg_lockguard.max_terminations_per_minute = 1000});
+$node->safe_psql('postgres', 'CREATE ROLE app LOGIN');
+my $observer = LockGuard::observer($node);
+
+my $shares = 'its transaction has exported or imported a snapshot';
+my $latest = 0;
+my $tables = 0;
+
+sub new_table
+{
+	my $table = 't' . ++$tables;
+	$node->safe_psql('postgres', "CREATE TABLE $table (id int); GRANT ALL ON $table TO PUBLIC");
+	return $table;
+}
+
+# A session that waits for ACCESS EXCLUSIVE on the table.
+sub alter
+{
+	my ($table) = @_;
+	my $ddl = session($node, 'ddl' . ++$tables);
+	$ddl->send("ALTER TABLE $table ALTER id TYPE bigint");
+	return $ddl;
+}
+
+# Waits for the next event about the session of this pid: [ kind, reason ].
+sub verdict
+{
+	my ($pid) = @_;
+	await($node, "an event about $pid",
+		'SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ?)',
+		$pid, $latest);
+	my ($event) = $observer->rows(
+		'SELECT * FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ? ORDER BY id LIMIT 1',
+		$pid, $latest);
+	$latest = $event->{id};
+	return [ @{$event}{qw(kind reason)} ];
+}
+
+# A look has begun and ended after this was called.
+sub wait_for_look
+{
+	my $table = new_table();
+	my $holder = session($node, "marker$tables", user => 'app');
+	$holder->do("BEGIN; SELECT FROM $table");
+	my $ddl = alter($table);
+	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ], 'a session like any other is ended');
+	await_end($ddl);
+	forget_sessions($holder, $ddl);
+	return;
+}
+
+# The session holds the table in its present transaction: it is spared in that one alone.
+sub spared_in_this_transaction
+{
+	my ($holder, $table) = @_;
+	my $before = $observer->value('SELECT spared_snapshot FROM pg_stat_lockguard');
+	my $ddl = alter($table);
+	is_deeply(verdict($holder->pid), [ 'blocker_spared', $shares ], 'it is spared, and why');
+	wait_for_look();
+	is( $observer->value('SELECT count(*) FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ?',
+			$holder->pid, $latest), 0, 'said once');
+	is($observer->value('SELECT spared_snapshot FROM pg_stat_lockguard'), $before + 1, 'counted once');
+	like(slurp_file($node->logfile),
+		qr/LOG:  pg_lockguard: spared PID @{[$holder->pid]} .*: \Q$shares\E$/m, 'in the log');
+	$holder->do('COMMIT');
+	is(await_end($ddl), undef, 'its transaction was whole');
+
+	$holder->do("BEGIN; SELECT FROM $table");
+	my $again = alter($table);
+	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ], 'in its next transaction it is ended');
+	is(await_end($again), undef, 'and the statement gets its lock');
+	forget_sessions($holder, $ddl, $again);
+	return;
+}
+
+# ---- By hand
+
+subtest 'who has exported a snapshot' => sub {
+	my $table = new_table();
+	my $holder = session($node, 'exporter', user => 'app');
+	$holder->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	$holder->value('SELECT pg_export_snapshot()');
+	$holder->do("SELECT FROM $table");
+	spared_in_this_transaction($holder, $table);
+};
+
+subtest 'who has imported one, also after the exporter has gone' => sub {
+	my $table = new_table();
+	my $exporter = session($node, 'exporter', user => 'app');
+	$exporter->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $snapshot = $exporter->value('SELECT pg_export_snapshot()');
+	my $holder = session($node, 'importer', user => 'app');
+	$holder->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	$holder->do("SET TRANSACTION SNAPSHOT '$snapshot'");
+	$holder->do("SELECT FROM $table");
+	$exporter->do('COMMIT');
+	spared_in_this_transaction($holder, $table);
+	forget_sessions($exporter);
+};
+
+subtest 'the guard off, a prepared statement of the protocol' => sub {
+	my $table = new_table();
+	my $exporter = session($node, 'exporter', user => 'app');
+	$exporter->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $snapshot = $exporter->value('SELECT pg_export_snapshot()');
+	my $holder = session($node, 'importer', user => 'app');
+	$holder->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	$holder->{dbh}{pg_server_prepare} = 1;
+	my $import = $holder->{dbh}->prepare("SET TRANSACTION SNAPSHOT '$snapshot'", { pg_prepare_now => 1 });
+	$import->execute;
+	$holder->do("SELECT FROM $table");
+	spared_in_this_transaction($holder, $table);
+	forget_sessions($exporter);
+};
+
+subtest 'an import that was for another transaction, or has failed, protects nobody' => sub {
+	my $table = new_table();
+	my $exporter = session($node, 'exporter', user => 'app');
+	$exporter->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $snapshot = $exporter->value('SELECT pg_export_snapshot()');
+
+	my $holder = session($node, 'autocommit', user => 'app');
+	$holder->do(q{SET default_transaction_isolation = 'repeatable read'});
+	$holder->do("SET TRANSACTION SNAPSHOT '$snapshot'");
+	$holder->do("BEGIN; SELECT FROM $table");
+	my $ddl = alter($table);
+	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ],
+		'imported for a transaction of its own: ended');
+	is(await_end($ddl), undef, 'and the statement gets its lock');
+
+	my $failed = session($node, 'failed', user => 'app');
+	$failed->do("BEGIN; SAVEPOINT s; SELECT FROM $table");
+	ok(!eval { $failed->do("SET TRANSACTION SNAPSHOT '$snapshot'"); 1 }, 'an import that fails');
+	$failed->do("ROLLBACK TO s");
+	$failed->do("SELECT FROM $table");
+	my $again = alter($table);
+	is_deeply(verdict($failed->pid), [ 'blocker_terminated', undef ], 'ended');
+	is(await_end($again), undef, 'and the statement gets its lock');
+	forget_sessions($exporter, $holder, $failed, $ddl, $again);
+};
+
+subtest 'in a rehearsal' => sub {
+	my $table = new_table();
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET pg_lockguard.blocker_action = 'log'});
+	$node->reload;
+	my $holder = session($node, 'exporter', user => 'app');
+	$holder->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	$holder->value('SELECT pg_export_snapshot()');
+	$holder->do("SELECT FROM $table");
+	my $ddl = alter($table);
+	is_deeply(verdict($holder->pid), [ 'blocker_spared', $shares ], 'it would not be ended');
+	$holder->do('COMMIT');
+	is(await_end($ddl), undef, 'its transaction was whole');
+	$holder->do("BEGIN; SELECT FROM $table");
+	my $again = alter($table);
+	is_deeply(verdict($holder->pid), [ 'blocker_logged', undef ], 'in its next transaction it would be');
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET pg_lockguard.blocker_action = 'terminate'});
+	$node->reload;
+	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ], 'and is, when it is no rehearsal');
+	is(await_end($again), undef, 'and the statement gets its lock');
+	forget_sessions($holder, $ddl, $again);
+};
+
+subtest 'pg_dump by its name' => sub {
+	is($observer->value('SHOW pg_lockguard.exempt_applications'), 'pg_dump*', 'the default');
+	my $table = new_table();
+	my $holder = session($node, 'pg_dump', user => 'app');
+	$holder->do("BEGIN; SELECT FROM $table");
+	my $ddl = alter($table);
+	is_deeply(
+		verdict($holder->pid),
+		[ 'blocker_spared', 'pg_lockguard.exempt_applications matches its application_name' ],
+		'it is spared');
+	$holder->do('COMMIT');
+	is(await_end($ddl), undef, 'its transaction was whole');
+	forget_sessions($holder, $ddl);
+};
+
+# ---- pg_dump
+
+# The rows of a table in a dump.
+sub rows_in_dump
+{
+	my ($directory, $table) = @_;
+	my ($text, $error) = run_command([ 'pg_restore', '--data-only', "--table=$table", '-f', '-', $directory ]);
+	is($error, '', "pg_restore reads $table");
+	my ($rows) = $text =~ /^COPY store\.$table \(.*?\) FROM stdin;\n(.*?)^\\\.$/ms;
+	return defined $rows ? scalar(my @lines = split /\n/, $rows) : -1;
+}
+
+# Two tables that pg_dump's workers come to first, as they are the largest, and in which each is
+# held up until its key is free; and one that they come to later.
+subtest 'a parallel dump under another name is whole' => sub {
+	$node->safe_psql('postgres', q{
+		CREATE SCHEMA store;
+		CREATE FUNCTION store.hold(key int) RETURNS bool LANGUAGE plpgsql STABLE AS
+			$$ BEGIN PERFORM pg_advisory_lock_shared(key); PERFORM pg_advisory_unlock_shared(key); RETURN true; END $$;
+		CREATE TABLE store.first_held AS SELECT id FROM generate_series(1, 30000) id;
+		CREATE TABLE store.second_held AS SELECT id FROM generate_series(1, 20000) id;
+		CREATE TABLE store.later AS SELECT id FROM generate_series(1, 5000) id;
+		ALTER TABLE store.first_held ENABLE ROW LEVEL SECURITY;
+		ALTER TABLE store.second_held ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY held ON store.first_held USING ((SELECT store.hold(1)));
+		CREATE POLICY held ON store.second_held USING ((SELECT store.hold(2)));
+		CREATE ROLE backup LOGIN;
+		GRANT USAGE ON SCHEMA store TO backup;
+		GRANT SELECT ON ALL TABLES IN SCHEMA store TO backup;
+		ANALYZE});
+	my $keys = session($node, 'keys');
+	$keys->do('SELECT pg_advisory_lock(1), pg_advisory_lock(2)');
+
+	my $directory = PostgreSQL::Test::Utils::tempdir . '/dump';
+	local $ENV{PGAPPNAME} = 'nightly';
+	my ($out, $err) = ('', '');
+	my $dump = IPC::Run::start(
+		[ 'pg_dump', '-Fd', '-j', '2', '--enable-row-security', '-n', 'store', '-f', $directory,
+		  '-h', $node->host, '-p', $node->port, '-U', 'backup', '-d', 'postgres' ],
+		'<', \undef, '>', \$out, '2>', \$err,
+		IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default));
+	my $held = q{SELECT count(*) = 2 FROM pg_locks JOIN pg_stat_activity USING (pid)
+		WHERE application_name = 'nightly' AND locktype = 'advisory' AND NOT granted};
+	await($node, 'both workers of the dump are held up', $held);
+	my @sessions = $observer->rows(
+		q{SELECT pid, state FROM pg_stat_activity WHERE application_name = 'nightly' ORDER BY state});
+	is(join(' ', map { $_->{state} } @sessions), 'active active idle in transaction',
+		'the leader is idle in transaction');
+	my $leader = $sessions[2]{pid};
+
+	my $ddl = alter('store.later');
+	is_deeply(verdict($leader), [ 'blocker_spared', $shares ], 'the leader is spared');
+	wait_for_look();
+	# A worker would refuse the table while somebody queues for it: pg_dump notices that much.
+	$observer->value('SELECT pg_cancel_backend(?)', $ddl->pid);
+	like(await_end($ddl), qr/canceling statement due to user request/, 'the statement is given up');
+
+	# One of them goes on to the end of the list, and then is idle.
+	$keys->do('SELECT pg_advisory_unlock(1)');
+	my $at_work = q{SELECT pid FROM pg_locks
+		WHERE relation = 'store.later'::regclass AND granted AND pid <> ?};
+	await($node, 'one worker of the dump has come to the last table', "SELECT EXISTS ($at_work)", $leader);
+	my $worker = $observer->value($at_work, $leader);
+	$ddl = alter('store.later');
+	is_deeply(verdict($worker), [ 'blocker_spared', $shares ], 'a worker that has finished is spared');
+	wait_for_look();
+	is( $observer->value(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nightly'}),
+		3, 'nothing of the dump has been ended');
+	$keys->do('SELECT pg_advisory_unlock(2)');
+	$dump->finish;
+	is($dump->result(0), 0, 'the dump succeeds');
+	is($err, '', '... without a word');
+	is(await_end($ddl), undef, 'the statement gets its lock when the dump is done');
+	is(rows_in_dump($directory, 'first_held'), 30000, 'the dump holds all rows');
+	is(rows_in_dump($directory, 'second_held'), 20000, '... of the second table');
+	is(rows_in_dump($directory, 'later'), 5000, '... and of the one that was to be rewritten');
+	forget_sessions($keys, $ddl);
+};
+
+forget_sessions();
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
+$node->stop;
+done_testing();
