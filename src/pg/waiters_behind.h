@@ -58,8 +58,8 @@ struct WaitersBehind {
     const char* ring_log_detail;
 };
 
-/// One look. What counts as kept waiting: clients and apply workers that stand in a queue, not who
-/// waits at low priority.
+/// One look. What counts as kept waiting: clients and apply workers that stand in a queue, not
+/// whose statement is at low priority itself, whatever it does at the moment.
 ///
 /// For a ring, this session must have published its wait. A ring that we seem to have closed is
 /// looked at until it is certain, for some milliseconds at most: somebody who tries to get his

@@ -453,11 +453,8 @@ sub many_waiting
 		$used += processor_nanoseconds($pids[$_]) - $before[$_] for 0 .. $#pids;
 		my $elapsed = clock_gettime(CLOCK_MONOTONIC) - $start;
 		figure("$name: of a core", 100 * $used / (1e9 * $elapsed), '%', '<= ' . ($count == 1 ? 0.2 : 1), '%.4f');
-		for my $session (@waiting)
-		{
-			$session->pg_cancel;
-			$session->disconnect;
-		}
+		$control->do('SELECT pg_terminate_backend(pid) FROM pg_lockguard_progress');
+		$_->disconnect for @waiting;
 		poll_until($control, 'SELECT count(*) FROM pg_lockguard_progress', 0);
 	}
 	$reader->do("COMMIT");
