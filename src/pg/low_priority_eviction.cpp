@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "pg/bridge.h"
+#include "pg/exemptions.h"
+#include "pg/object_names.h"
 #include "pg/statistics.h"
 #include "pg/termination.h"
 
@@ -38,18 +40,48 @@ void add(Victims* victims, const AwaitedHolder& holder) {
     victims->found[victims->count++] = holder;
 }
 
-bool may_end(const AwaitedHolder& holder) {
-    if (holder.type == B_AUTOVAC_WORKER)
-        return !holder.against_wraparound;
+/// What pg_terminate_backend() would say; null where it would do it.
+const char* why_not_permitted(const AwaitedHolder& holder) {
+    if (holder.pid == 0)
+        return "a prepared transaction has no session";
     if (holder.type != B_BACKEND)
-        return false;
+        return "it is no session of a client";
     Oid role = GetPGProcByNumber(holder.procno)->roleId;
     if (superuser())
-        return true;
+        return nullptr;
     if (!OidIsValid(role) || superuser_arg(role))
-        return false;
-    return has_privs_of_role(GetUserId(), role) ||
-           has_privs_of_role(GetUserId(), ROLE_PG_SIGNAL_BACKEND);
+        return "only a superuser may end a superuser's session";
+    if (has_privs_of_role(GetUserId(), role) ||
+        has_privs_of_role(GetUserId(), ROLE_PG_SIGNAL_BACKEND))
+        return nullptr;
+    return "that takes membership in its role or in pg_signal_backend";
+}
+
+/// Why one of them may not be ended; null where all may.
+const char* why_not(std::span<const AwaitedHolder> holders) {
+    const char* reason = nullptr;
+    NameLookup lookup = open_name_lookup();
+    bool readable = exemptions_can_be_read(lookup);
+    ExemptionLists lists = {};
+    if (readable)
+        lists = read_exemption_lists(false);
+    for (const AwaitedHolder& holder : holders) {
+        if (holder.type == B_AUTOVAC_WORKER) {
+            if (holder.against_wraparound)
+                reason = "it prevents transaction id wraparound";
+        } else if ((reason = why_not_permitted(holder)) == nullptr) {
+            reason = readable ? why_exempt({holder.procno, holder.pid},
+                                           holder.vxid.localTransactionId, lists, lookup)
+                              : "whether it is exempt can't be looked up now";
+        }
+        if (reason != nullptr) {
+            reason =
+                holder.pid == 0 ? reason : psprintf("PID %d is spared: %s", holder.pid, reason);
+            break;
+        }
+    }
+    close_name_lookup(lookup);
+    return reason;
 }
 
 const char* detail_for_victims(const WaitAccount& account) {
@@ -82,7 +114,7 @@ void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& acc
 
 } // namespace
 
-bool end_holders(std::span<const NeededLock> locks, const WaitAccount& account) {
+const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account) {
     Victims victims = {nullptr, 0, 16};
     victims.found = static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * victims.room));
     for (const NeededLock& lock : locks) {
@@ -90,12 +122,13 @@ bool end_holders(std::span<const NeededLock> locks, const WaitAccount& account) 
             add(&victims, holder);
     }
     const std::span<const AwaitedHolder> all = {victims.found, victims.count};
-    if (!std::ranges::all_of(all, may_end))
-        return false;
+    const char* reason = why_not(all);
+    if (reason != nullptr)
+        return reason;
     const char* detail = detail_for_victims(account);
     for (const AwaitedHolder& victim : all)
         end(victim, detail, account);
-    return true;
+    return nullptr;
 }
 
 } // namespace lockguard::pg

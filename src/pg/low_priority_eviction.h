@@ -11,10 +11,11 @@ namespace lockguard::pg {
 
 /// Ends the sessions that hold a mode of one of these locks that conflicts, now: each once, a
 /// parallel query by its leader, an autovacuum by a cancel. Where one of them may not be ended,
-/// nobody is, and the result is false.
+/// nobody is, and the result says why, in words that follow "Nobody was ended: "; else it is null.
 ///
-/// The rule is that of pg_terminate_backend(), for the role that runs the statement; and only
-/// sessions of clients are ended. Needs a transaction.
-bool end_holders(std::span<const NeededLock> locks, const WaitAccount& account);
+/// The rule is that of pg_terminate_backend(), for the role that runs the statement; only sessions
+/// of clients are ended, and nobody whom the worker would spare (pg/exemptions). Needs a
+/// transaction. Allocates in the current memory context.
+const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account);
 
 } // namespace lockguard::pg

@@ -324,6 +324,7 @@ class LowPriorityRun {
     // ---- The end of patience
 
     bool give_up() {
+        Failure failure = {};
         if (!own_limit_) {
             switch (settings.on_timeout()) {
             case DdlOnTimeout::error:
@@ -332,19 +333,20 @@ class LowPriorityRun {
                 run_in_queue();
                 return true;
             case DdlOnTimeout::terminate:
-                if (end_holders_and_run())
+                if (end_holders_and_run(&failure))
                     return true;
                 break;
             }
         }
-        fail({});
+        fail(failure);
     }
 
     /// Why patience is over, where that is not a limit on the whole wait.
     struct Failure {
         std::uint32_t kept_waiting = 0; // sessions
         Microseconds kept_waiting_for = 0;
-        int ring_with = 0; // pid of a pg_repack that waits for this transaction
+        int ring_with = 0;                  // pid of a pg_repack that waits for this transaction
+        const char* nobody_ended = nullptr; // why, with ddl_on_timeout = terminate
     };
 
     [[noreturn]] void fail(const Failure& failure) {
@@ -361,10 +363,14 @@ class LowPriorityRun {
                      policy_.longest_stay, static_cast<int32>(policy_.attempts)});
         const char* detail = explanation.detail;
         const char* hint = explanation.hint;
+        const char* separator = detail == nullptr ? "" : "\n";
+        const char* so_far = detail == nullptr ? "" : detail;
+        if (failure.nobody_ended != nullptr)
+            detail = psprintf("%s%sNobody was ended: %s.", so_far, separator, failure.nobody_ended);
         if (failure.ring_with != 0) {
-            detail = psprintf(
-                "%s%sPID %d is of pg_repack, which waits for this transaction to end.",
-                detail == nullptr ? "" : detail, detail == nullptr ? "" : "\n", failure.ring_with);
+            detail =
+                psprintf("%s%sPID %d is of pg_repack, which waits for this transaction to end.",
+                         so_far, separator, failure.ring_with);
             hint = "Roll back, and run the statement outside of a transaction block, or when "
                    "pg_repack has finished.";
         }
@@ -386,11 +392,12 @@ class LowPriorityRun {
 
     /// Ends who holds the locks, and takes its place in the queue, so that newcomers wait, for as
     /// long as any statement may stand there. Returns false where that does not succeed.
-    bool end_holders_and_run() {
+    bool end_holders_and_run(Failure* failure) {
         account_.publish(WaitPhase::terminating, -1);
         if (!account_.is_lock_known())
             return false;
-        if (!end_holders(locks_in_the_way(), account_))
+        failure->nobody_ended = end_holders(locks_in_the_way(), account_);
+        if (failure->nobody_ended != nullptr)
             return false;
         const Timestamp end = steady_now() + policy_.limits.max_burst;
         for (Microseconds left; (left = end - steady_now()) > 0;) {
