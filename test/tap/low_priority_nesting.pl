@@ -47,7 +47,7 @@ sub ids_taken
 }
 
 subtest 'a nested statement does not wait patiently while the outer one has its locks for good' => sub {
-	$witness->do('CREATE EVENT TRIGGER nesting ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION alter_orders()');
+	$witness->do(q{CREATE EVENT TRIGGER nesting ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION alter_orders()});
 
 	# In the queue, after ddl_max_wait.
 	$ddl->do("SET pg_lockguard.ddl_max_wait = '50ms'; SET pg_lockguard.ddl_on_timeout = queue");
