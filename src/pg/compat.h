@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <type_traits>
 
 extern "C" {
 #include "postgres.h"
@@ -207,13 +208,14 @@ inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
     return same_backend && proc->fpLocalTransactionId == vxid.localTransactionId;
 }
 
-/// Does this process hold the lock in exactly that mode? Asks its own table of locks alone.
-inline bool holds_lock(const LOCKTAG& tag, LOCKMODE mode) {
-#if PG_VERSION_NUM >= 170000
-    return LockHeldByMe(&tag, mode, false);
-#else
-    return LockHeldByMe(&tag, mode);
-#endif
+/// Does this transaction, or session, hold the lock in this very mode? LockHeldByMe() got a third
+/// argument in the course of 17: whether stronger modes count.
+template <class Function = decltype(LockHeldByMe)>
+bool holds_lock(const LOCKTAG& tag, LOCKMODE mode, Function* held_by_me = LockHeldByMe) {
+    if constexpr (std::is_invocable_v<Function*, const LOCKTAG*, LOCKMODE, bool>)
+        return held_by_me(&tag, mode, false);
+    else
+        return held_by_me(&tag, mode);
 }
 
 /// The modes that a process holds on a relation of its own database in its fast-path slots. Certain

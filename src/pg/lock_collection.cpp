@@ -158,7 +158,7 @@ void add_levels(Collection* found, Oid relation, LOCKMODE mode, bool (*goes_on)(
         add(found, list_nth_oid(children, i), mode);
     for (int i = 0; i < list_length(children); i++) {
         Oid child = list_nth_oid(children, i);
-        if (goes_on(child, argument))
+        if (has_subclass(child) && goes_on(child, argument))
             add_levels(found, child, mode, goes_on, argument);
     }
 }
