@@ -32,7 +32,7 @@ constexpr int kMaxDeadlocks = 3;
 
 void queue_for(const NeededLock& lock, Microseconds limit) {
     run_own_wait(
-        limit,
+        limit, DeadlockCheck::yes,
         [](const void* argument) { take_in_queue(*static_cast<const NeededLock*>(argument)); },
         &lock);
 }

@@ -188,11 +188,7 @@ class LowPriorityRun {
 
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
-        // Below deadlock_timeout: a wait as long as that has the deadlock detector run. (See
-        // attend() for deadlocks.)
-        Microseconds longest =
-            std::max(policy_.limits.deadlock_timeout * 9 / 10, 50 * kMillisecond);
-        longest = std::min(longest, kLongestSleep);
+        Microseconds longest = kLongestSleep;
         if (in_transaction_ || kept_waiting_)
             longest = std::min(longest, std::max(policy_.limits.max_burst / 2, 10 * kMillisecond));
         // Something happens at deadlock_timeout: autovacuum is cancelled, and a line is logged.
@@ -243,7 +239,7 @@ class LowPriorityRun {
             Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
             if (policy_.limits.deadline != core::kUnknownTime)
                 patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(holder.vxid, std::max(patience, kMillisecond));
+            sleep_until_end(holder.vxid, std::max(patience, kMillisecond), DeadlockCheck::yes);
             return;
         }
     }

@@ -94,19 +94,24 @@ bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
 
 } // namespace
 
-void run_own_wait(core::Microseconds limit, void (*wait)(const void*), const void* argument) {
+void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(const void*),
+                  const void* argument) {
     // No code but the lock manager's runs meanwhile, so nobody sees the settings that way.
     const int lock_timeout = LockTimeout;
+    const int deadlock_timeout = DeadlockTimeout;
     const bool log_waits = log_lock_waits;
     run_guarded(
         [=] {
             start_wait_limit(limit);
             LockTimeout = 0;
             log_lock_waits = false;
+            if (check == DeadlockCheck::no)
+                DeadlockTimeout = INT_MAX;
             wait(argument);
         },
         [=] {
             LockTimeout = lock_timeout;
+            DeadlockTimeout = deadlock_timeout;
             log_lock_waits = log_waits;
             stop_wait_limit();
         });
@@ -143,10 +148,10 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
     return result;
 }
 
-bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout) {
+bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout, DeadlockCheck check) {
     auto sleep = [&] {
         run_own_wait(
-            timeout,
+            timeout, check,
             [](const void* argument) {
                 VirtualXactLock(*static_cast<const VirtualTransactionId*>(argument), true);
             },

@@ -32,11 +32,17 @@ struct AwaitedHolders {
     bool against_wraparound;   // one of them is
 };
 
+/// Is the server's deadlock check to run where a wait of the guard's own lasts for
+/// deadlock_timeout? It locks the whole lock table, so it is not run once a second for nothing;
+/// rings are looked for by pg/waiters_behind.
+enum class DeadlockCheck { no, yes };
+
 /// Runs wait(argument), a wait in the lock manager that is the guard's own and not one that
 /// PostgreSQL would have: the session's lock_timeout is not for it, nor is log_lock_waits. Once it
 /// has lasted for `limit` (µs, more than 0) it ends with an error for which is_wait_limit() is
 /// true.
-void run_own_wait(core::Microseconds limit, void (*wait)(const void*), const void* argument);
+void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(const void*),
+                  const void* argument);
 
 /// Does anybody but this session hold a mode that conflicts? Pure waiters do not count. Nor does a
 /// transaction that is just ending: it may hold the lock for another moment.
@@ -47,7 +53,8 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode);
 
 /// Sleeps until the transaction has ended, at most `timeout` (µs, more than 0). Returns whether it
 /// has. Ereports as any wait for a lock does: 57014 when cancelled, 40P01 in a deadlock.
-bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout);
+bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout,
+                     DeadlockCheck check = DeadlockCheck::no);
 
 /// Sleeps for that long (ms), or until something else wakes this process up.
 void sleep_a_little(int timeout);

@@ -56,9 +56,9 @@ constexpr int64 kShortestPeriod = 1000;
 /// one that is due within the wait is served before lock_timeout is, however late the signal comes.
 /// The limit needs one look in its own length: seen once, a wait is looked at next when it is over.
 int64 sampling_period() {
-    int64 period = kLongestPeriod;
+    int64 period = PG_INT32_MAX;
     if (sampled_lock_timeout != 0)
-        period = std::min(period, sampled_lock_timeout / 3);
+        period = std::min(sampled_lock_timeout / 3, kLongestPeriod);
     if (limit != 0)
         period = std::min(period, std::max(limit, kShortestPeriod));
     return period;
