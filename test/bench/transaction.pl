@@ -4,7 +4,8 @@ use strict;
 use warnings;
 
 use LockguardBench;
-use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+use POSIX ();
+use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
 my $quick = $ENV{LOCKGUARD_QUICK};
 my $private = $ENV{LOCKGUARD_PRIVATE};
@@ -35,11 +36,13 @@ sub run_program
 	die "$command[0] failed: " . join('', <$file>);
 }
 
-# The median of what was measured guarded, to that without.
+# What was measured guarded, to that without: the median over the rounds, so that what else goes on
+# on the machine meets both of a pair.
 sub ratio_of
 {
 	my (%values) = @_;
-	return median(@{ $values{low_priority} }) / median(@{ $values{off} });
+	my ($plain, $guarded) = @values{@modes};
+	return median(map { $guarded->[$_] / $plain->[$_] } 0 .. $#$plain);
 }
 
 # ---------------------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ sub measure_restore
 	figure("pg_restore -1 of $tables tables, $name_of{$_}, median", median(@{ $seconds{$_} }),
 		's', undef, '%.2f')
 	  for @modes;
-	figure('guarded / plain, medians', ratio_of(%seconds), '', '<= 1.05', '%.3f');
+	figure('guarded / plain, median of pairs', ratio_of(%seconds), '', '<= 1.05', '%.3f');
 	return;
 }
 
@@ -149,13 +152,29 @@ sub measure_restore
 my $old_tables = 500;
 my $seconds = $quick ? 2 : 4;
 
-# Transactions a second and the 99th percentile of their latency in ms, of pgbench with 4 clients.
+# The processor time, in seconds, of all sessions that have ended.
+sub seconds_of_ended
+{
+	open(my $file, '<', "$ENV{PGDATA}/postmaster.pid") or die "postmaster.pid: $!";
+	chomp(my $pid = <$file>);
+	open(my $stat, '<', "/proc/$pid/stat") or die "/proc/$pid/stat: $!";
+	my @fields = split ' ', <$stat> =~ s/.*\) //r;
+	return ($fields[13] + $fields[14]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
+# What 4 clients of pgbench get: transactions a second, the 99th percentile of their latency in ms, and
+# how many us of processor time a transaction takes the server, which tells most on a busy machine.
 sub pgbench
 {
 	my (@options) = @_;
 	my $prefix = "$private/latencies";
+	my $before = seconds_of_ended();
 	run_program('pgbench', '-n', '-c', 4, '-j', 2, '-T', $seconds, '-l', "--log-prefix=$prefix",
 		@options);
+	poll_until($control,
+		"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'", 0);
+	sleep(0.2);
+	my $used = seconds_of_ended() - $before;
 	my @microseconds;
 	for my $log (glob("$prefix.*"))
 	{
@@ -164,7 +183,10 @@ sub pgbench
 		close($file);
 		unlink($log);
 	}
-	return (@microseconds / $seconds, quantile(0.99, @microseconds) / 1000);
+	return {
+		tps => @microseconds / $seconds,
+		p99 => quantile(0.99, @microseconds) / 1000,
+		processor => 1e6 * $used / @microseconds };
 }
 
 # Begins a transaction with the guarded statements, each on an old table of its own.
@@ -190,44 +212,40 @@ sub measure_others
 {
 	$control->do("CREATE TABLE old_$_ (id int)") for 1 .. $old_tables;
 	run_program('pgbench', '-i', '-q', '-s', 5, 'postgres');
-	my @rows;
-	my @figures;
+	print "$old_tables guarded statements on old tables in one transaction, which stays open:"
+	  . " what 4 clients of pgbench get beside it\n";
 	for my $situation (@situations)
 	{
-		my (%tps, %p99);
-		for my $round (1 .. ($quick ? 2 : 7))
+		my %values;
+		for my $round (1 .. ($quick ? 3 : 7))
 		{
 			for my $mode (in_turns($round), 'none')
 			{
 				my $dbh = $mode eq 'none' ? undef : open_transaction($mode);
-				my ($tps, $p99) = pgbench(@{ $situation->{options} });
-				push @{ $tps{$mode} }, $tps;
-				push @{ $p99{$mode} }, $p99;
+				my $result = pgbench(@{ $situation->{options} });
+				push @{ $values{$_}{$mode} }, $result->{$_} for keys %$result;
 				next if !$dbh;
 				$dbh->do("ROLLBACK");
 				$dbh->disconnect;
 			}
 		}
+		my %format = (tps => '%.0f', p99 => '%.2f', processor => '%.1f');
+		my @columns = ('tps', 'p99', 'processor');
+		my @rows;
+		for my $mode ('none', @modes)
+		{
+			push @rows,
+			  [ $name_of{$mode} // 'no such transaction',
+				map { sprintf($format{$_}, median(@{ $values{$_}{$mode} })) } @columns ];
+		}
 		push @rows,
-		  [
-			$situation->{title},
-			map({ sprintf('%.0f', median(@{ $tps{$_} })) } 'none', @modes),
-			sprintf('%.3f', ratio_of(%tps)),
-			map({ sprintf('%.2f', median(@{ $p99{$_} })) } 'none', @modes),
-			sprintf('%.3f', ratio_of(%p99)) ];
-		push @figures,
-		  [ "$situation->{title}: transactions/s, plain / guarded", 1 / ratio_of(%tps) ],
-		  [ "$situation->{title}: 99th percentile, guarded / plain", ratio_of(%p99) ];
+		  [ 'guarded / plain', map { sprintf('%.3f', ratio_of(%{ $values{$_} })) } @columns ];
+		print "\n";
+		print_table([ $situation->{title}, 'transactions/s', '99 % ms', 'processor us' ], @rows);
+		keep_figure("$situation->{title}: $_, guarded / plain",
+			sprintf('%.3f', ratio_of(%{ $values{$_} })), '', undef, '')
+		  for @columns;
 	}
-	print "$old_tables guarded statements on old tables in one transaction, which stays open:"
-	  . " what 4 clients of pgbench get beside it\n";
-	print_table(
-		[
-			'', 'tps none', 'plain', 'guarded', 'guarded / plain',
-			'p99 ms none', 'plain', 'guarded', 'guarded / plain' ],
-		@rows);
-	print "\n";
-	figure(@$_, '', undef, '%.3f') for @figures;
 	return;
 }
 
