@@ -105,6 +105,7 @@ need_packages() {
 # Outside: the private folder
 
 private_dir=
+inside_user=() # the command before whatever runs inside; empty where the caller is no root
 inside_group=
 
 # Stops every server whose data directory is in the private folder.
@@ -138,11 +139,9 @@ leave_private_dir() {
     exit "$status"
 }
 
-# run_inside SCRIPT [ARGUMENT...]: runs SCRIPT of a private copy of the source tree as an
-# unprivileged user, with a clean environment. Returns its exit status.
-run_inside() {
-    local source_tree user=() name status=0
-    source_tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Makes the private folder and chooses the user to whom it belongs.
+make_private_dir() {
+    local name
     # Under /tmp itself: a socket's path has room for 107 bytes only.
     private_dir=$(mktemp -d /tmp/lockguard.XXXXXX)
     trap leave_private_dir EXIT
@@ -150,25 +149,34 @@ run_inside() {
     trap 'exit 130' INT
     trap 'exit 143' TERM
     mkdir "$private_dir/source" "$private_dir/tmp"
+    if [[ $(id -u) -eq 0 ]]; then
+        for name in postgres nobody; do
+            if id -u "$name" >/dev/null 2>&1; then
+                inside_user=(setpriv "--reuid=$name" "--regid=$(id -g "$name")" --clear-groups)
+                chown -R "$name:" "$private_dir"
+                return
+            fi
+        done
+        die "needs an unprivileged user: neither postgres nor nobody exists"
+    fi
+}
+
+# run_inside [NAME=VALUE...] SCRIPT [ARGUMENT...]: runs SCRIPT of a private copy of the source tree as
+# an unprivileged user, with a clean environment and what is named. Returns its exit status.
+run_inside() {
+    local source_tree status=0
+    source_tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    [[ -n $private_dir ]] || make_private_dir
     # Build results of the user's own tree stay out.
     tar -C "$source_tree" --exclude=./.git --exclude='./build*' --exclude='*.o' --exclude='*.so' \
         --exclude='*.d' --exclude=./results --exclude=./output_iso --exclude=./tmp_check -cf - . |
         tar -C "$private_dir/source" -xf -
-    if [[ $(id -u) -eq 0 ]]; then
-        for name in postgres nobody; do
-            if id -u "$name" >/dev/null 2>&1; then
-                user=(setpriv "--reuid=$name" "--regid=$(id -g "$name")" --clear-groups)
-                chown -R "$name:" "$private_dir"
-                break
-            fi
-        done
-        [[ ${#user[@]} -gt 0 ]] || die "needs an unprivileged user: neither postgres nor nobody exists"
-    fi
+    [[ ${#inside_user[@]} -eq 0 ]] || chown -R --reference="$private_dir" "$private_dir/source"
     # In a process group of its own, so that all of it can be told to stop.
     set -m
     (
         cd "$private_dir/source"
-        exec "${user[@]}" env -i PATH="$PATH" HOME="$private_dir" TMPDIR="$private_dir/tmp" \
+        exec "${inside_user[@]}" env -i PATH="$PATH" HOME="$private_dir" TMPDIR="$private_dir/tmp" \
             LANG=C.UTF-8 LC_ALL=C.UTF-8 TERM="${TERM:-dumb}" \
             LOCKGUARD_PRIVATE="$private_dir" PG_CONFIG="${PG_CONFIG:-}" "$@"
     ) </dev/null &
@@ -243,3 +251,47 @@ stop_private_postgres() {
     unset PGDATA PGHOST PGUSER PGDATABASE PGPORT
     return "$status"
 }
+
+# ---------------------------------------------------------------------------------------------
+# Inside: counting tests
+
+# Sets logs, a folder.
+start_counting() {
+    logs=$LOCKGUARD_PRIVATE/logs
+    mkdir -p "$logs"
+    passed=0
+    failed=0
+    SECONDS=0
+}
+
+# The last line. Its status is 0 where no test failed and there were any.
+end_counting() {
+    printf '\n%d passed, %d failed (%d s)\n' "$passed" "$failed" "$SECONDS"
+    [[ $failed -eq 0 && $passed -gt 0 ]]
+}
+
+title() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+# count PASSED FAILED
+count() {
+    passed=$((passed + $1))
+    failed=$((failed + $2))
+}
+
+# One check is one test: check NAME COMMAND... runs it and shows its output where it fails.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$logs/check.log" 2>&1; then
+        say "ok: $name"
+        count 1 0
+    else
+        say "FAILED: $name"
+        cat "$logs/check.log"
+        count 0 1
+        return 1
+    fi
+}
+
+# Of a server's log: what a test may not have noticed.
+no_crash() { ! grep -E 'PANIC|TRAP:|terminated by signal|all server processes terminated' "$@"; }
