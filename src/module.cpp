@@ -18,7 +18,7 @@ PGDLLEXPORT void _PG_init(void);
 /// needs shared memory only in the first.
 void _PG_init(void) {
     using namespace lockguard;
-    pg::define_settings();
+    pg::define_settings({.protection_changed = pg::protection_changed});
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state();

@@ -11,7 +11,7 @@
 #include "core/text.h"
 
 #include "pg/backend_status.h"
-#include "pg/event_ring.h"
+#include "pg/event_record.h"
 #include "pg/lock_snapshot.h"
 #include "pg/termination.h"
 

@@ -1,9 +1,5 @@
 #include "pg/event_ring.h"
 
-#include "core/event_text.h"
-#include "pg/backend_status.h"
-#include "pg/bridge.h"
-#include "pg/object_names.h"
 #include "pg/settings.h"
 #include "pg/statistics.h"
 
@@ -53,106 +49,6 @@ bool claim(Place* place, int64 id) {
     return false;
 }
 
-void put_into_ring(Event* event) {
-    if (state.ring == nullptr)
-        return;
-    event->id = static_cast<int64>(pg_atomic_fetch_add_u64(&state.ring->newest, 1)) + 1;
-    Place* place = place_of(event->id);
-    if (!claim(place, event->id)) {
-        count(Counter::events_lost);
-        return;
-    }
-    place->event = *event;
-    pg_write_barrier();
-    pg_atomic_write_u64(&place->word, static_cast<uint64>(event->id) * 2);
-}
-
-/// Something was done to a session, would have been done, or was not allowed any more.
-bool is_action(EventKind kind) {
-    switch (kind) {
-    case EventKind::ddl_blocker_terminated:
-    case EventKind::blocker_logged:
-    case EventKind::blocker_terminated:
-    case EventKind::fuse_blown:
-        return true;
-    default:
-        return false;
-    }
-}
-
-bool is_to_be_logged(EventKind kind) {
-    switch (settings.logged_events()) {
-    case LoggedEvents::none:
-        return false;
-    case LoggedEvents::actions:
-        return is_action(kind);
-    case LoggedEvents::all:
-        return true;
-    }
-    return false;
-}
-
-/// For the server log alone: a client may have asked for messages of its own, and must not read
-/// about other sessions.
-void log_event(const Event& event, const EventNames& names) {
-    core::EventLine line = {};
-    line.kind = event_kind_name(event.kind);
-    line.id = event.id;
-    line.pid = event.pid;
-    line.database = names.database;
-    line.role = names.role;
-    line.application = event.application;
-    line.command = event.command;
-    char relation[64];
-    if (event.relation_known && names.relation.empty()) {
-        snprintf(relation, sizeof(relation), "relation %u of database %u", event.relation,
-                 event.relation_database);
-        line.relation = relation;
-    } else {
-        line.relation = names.relation;
-    }
-    if (event.lock_mode != NoLock)
-        line.lock_mode = GetLockmodeName(DEFAULT_LOCKMETHOD, event.lock_mode);
-    line.waited = event.waited;
-    line.stall = event.stall;
-    line.attempts = event.attempts;
-    line.blocker_pid = event.has_blocker ? event.blocker_pid : -1;
-    line.blocker_role = names.blocker_role;
-    line.blocker_application = event.blocker_application;
-    const char* blocker_state = event.blocker_state < 0
-                                    ? nullptr
-                                    : state_name(static_cast<BackendState>(event.blocker_state));
-    if (blocker_state != nullptr)
-        line.blocker_state = blocker_state;
-    line.blocker_idle = event.blocker_idle;
-    line.reason = event.reason;
-
-    CoreFailure failure;
-    std::string_view text = try_core(
-        CurrentMemoryContext,
-        [&line](std::pmr::memory_resource& memory) { return core::event_log_line(line, memory); },
-        &failure);
-    if (!failure.failed)
-        ereport(LOG_SERVER_ONLY, (errmsg("pg_lockguard event: %s", text.data()), errhidestmt(true),
-                                  errhidecontext(true)));
-}
-
-/// Who is in the way, and this statement below them. It is read in every database, so that what is
-/// locked has no name in it.
-std::string_view draw_culprits(const DdlEvent& ddl) {
-    core::TreeLabel statement = {};
-    statement.application = ddl.command;
-    if (ddl.lock_known) {
-        statement.wants = GetLockmodeName(ddl.tag.locktag_lockmethodid, ddl.mode);
-        statement.object = locked_object_text(ddl.tag, {});
-    }
-    statement.waited = ddl.waited;
-    return call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
-        return core::culprit_tree_text(ddl.culprits, MyProcPid, statement,
-                                       sizeof(Event::lock_tree) - 1, memory);
-    });
-}
-
 } // namespace
 
 const char* event_kind_name(EventKind kind) {
@@ -192,64 +88,19 @@ void new_event(EventKind kind, Event* event) {
     event->blocker_idle = -1;
 }
 
-void set_event_blocker(Event* event, int procno, int pid) {
-    event->has_blocker = true;
-    event->blocker_pid = pid;
-    BackendStatus status;
-    if (pid == 0 || !read_backend_status({procno, pid}, &status))
-        return;
-    event->blocker_role = status.role;
-    set_event_text(event->blocker_application, status.application_name);
-    event->blocker_state = status.state;
-    if (is_idle_in_transaction(status.state) && status.state_start != 0)
-        event->blocker_idle = Max(GetCurrentTimestamp() - status.state_start, 0);
-    set_event_text(event->blocker_query, status.query);
-}
-
-void record_event(Event* event, const EventNames& names) {
+void store_event(Event* event) {
     event->at = GetCurrentTimestamp();
-    put_into_ring(event);
-    if (is_to_be_logged(event->kind))
-        log_event(*event, names);
-}
-
-void record_ddl_event(const DdlEvent& ddl, const char* relation) {
-    Event event;
-    new_event(ddl.kind, &event);
-    event.pid = MyProcPid;
-    event.role = MyProc->roleId;
-    event.database = MyDatabaseId;
-    set_event_text(event.application, application_name == nullptr ? "" : application_name);
-    set_event_text(event.command, ddl.command);
-    if (ddl.lock_known) {
-        event.lock_mode = ddl.mode;
-        if (ddl.tag.locktag_type == LOCKTAG_RELATION) {
-            event.relation_known = true;
-            event.relation_database = ddl.tag.locktag_field1;
-            event.relation = ddl.tag.locktag_field2;
-        }
+    if (state.ring == nullptr)
+        return;
+    event->id = static_cast<int64>(pg_atomic_fetch_add_u64(&state.ring->newest, 1)) + 1;
+    Place* place = place_of(event->id);
+    if (!claim(place, event->id)) {
+        count(Counter::events_lost);
+        return;
     }
-    event.waited = ddl.waited;
-    event.stall = ddl.stall;
-    event.attempts = ddl.attempts;
-    if (ddl.reason != nullptr)
-        set_event_text(event.reason, ddl.reason);
-    if (!ddl.culprits.empty()) {
-        const core::Culprit& first = ddl.culprits.front();
-        const PGPROC* proc = first.pid == 0 ? nullptr : BackendPidGetProc(first.pid);
-        if (proc != nullptr) {
-            set_event_blocker(&event, compat::procno_of(proc), first.pid);
-        } else {
-            event.has_blocker = true;
-            event.blocker_pid = first.pid;
-            set_event_text(event.blocker_application, first.application);
-        }
-        set_event_text(event.lock_tree, draw_culprits(ddl));
-    }
-    EventNames names = {};
-    if (relation != nullptr)
-        names.relation = relation;
-    record_event(&event, names);
+    place->event = *event;
+    pg_write_barrier();
+    pg_atomic_write_u64(&place->word, static_cast<uint64>(event->id) * 2);
 }
 
 EventRange recorded_events() {

@@ -1,6 +1,5 @@
 // The record of what the guard and the worker did: a ring of events in shared memory
-// (pg_lockguard.events_max), and optionally a line each in the server log
-// (pg_lockguard.log_events).
+// (pg_lockguard.events_max). It stores; what is stored is for pg/event_record.
 //
 // Each place of the ring has a word that says which event is in it and whether it is whole.
 // - A writer takes the next number, claims that number's place by changing the word, copies, and
@@ -11,9 +10,8 @@
 // is new. No lock, no ereport.
 #pragma once
 
-#include <span>
+#include <string_view>
 
-#include "core/text.h"
 #include "pg/compat.h"
 
 namespace lockguard::pg {
@@ -80,40 +78,9 @@ void set_event_text(char (&field)[N], std::string_view text) {
     field[length] = '\0';
 }
 
-/// Fills in the blocker's part from its status slot, where it is still there.
-void set_event_blocker(Event* event, int procno, int pid);
-
-/// Names for the line in the server log; empty where unknown.
-struct EventNames {
-    std::string_view database;
-    std::string_view role;
-    std::string_view blocker_role;
-    std::string_view relation;
-};
-
-/// Gives the event its number and time, puts it into the ring, and writes the line of the server
-/// log that pg_lockguard.log_events asks for. Without shared memory it only logs. Never raises an
-/// ERROR.
-void record_event(Event* event, const EventNames& names);
-
-/// What a guarded statement tells.
-struct DdlEvent {
-    EventKind kind;      // one of ddl_*
-    const char* command; // command tag
-    bool lock_known;
-    LOCKTAG tag;                             // if lock_known
-    LOCKMODE mode;                           // if lock_known
-    int64 waited;                            // µs; -1 where it does not apply
-    int64 stall;                             // likewise
-    int32 attempts;                          // likewise
-    std::span<const core::Culprit> culprits; // who is in the way, the most important first
-    const char* reason;                      // may be null
-};
-
-/// Records an event of this session, with the tree of who is in its way. Needs a transaction (for
-/// names) only in that a lookup may be open. Allocates in the current memory context; may ereport
-/// out of memory. `relation` is for the log line: the relation's name, or null.
-void record_ddl_event(const DdlEvent& ddl, const char* relation);
+/// Gives the event its number and time and puts it into the ring. Without shared memory it only
+/// gives it the time. Never ereports.
+void store_event(Event* event);
 
 /// Reading: the numbers of the oldest and of the newest event that can be in the ring; none where
 /// newest < oldest.

@@ -1,7 +1,7 @@
 #include "pg/lock_timeout_report.h"
 
 #include "pg/bridge.h"
-#include "pg/event_ring.h"
+#include "pg/ddl_event.h"
 #include "pg/object_names.h"
 
 namespace lockguard::pg {

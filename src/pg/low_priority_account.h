@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/wait_policy.h"
-#include "pg/event_ring.h"
+#include "pg/ddl_event.h"
 #include "pg/lock_timeout_report.h"
 #include "pg/low_priority_wait.h"
 #include "pg/needed_locks.h"

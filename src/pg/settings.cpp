@@ -1,7 +1,6 @@
 #include "pg/settings.h"
 
 #include "core/blocker_policy.h"
-#include "pg/shared_state.h"
 
 extern "C" {
 #include "parser/scansup.h"
@@ -183,14 +182,11 @@ bool check_protected(bool* /*value*/, void** extra, GucSource source) {
     return true;
 }
 
-/// Other processes can't see this session's settings, so it tells them. What it has in common with
-/// the whole server they know themselves; that also makes it right in a session that has not
-/// assigned anything yet.
+SettingHooks hooks;
+
+/// Other processes can't see this session's settings, so it tells them.
 void assign_protected(bool value, void* extra) {
-    if (*static_cast<bool*>(extra))
-        publish_protection(Protection::as_server);
-    else
-        publish_protection(value ? Protection::on : Protection::off);
+    hooks.protection_changed(*static_cast<bool*>(extra), value);
 }
 
 } // namespace
@@ -200,7 +196,8 @@ bool is_guarded_command(CommandTag tag) {
     return position >= 0 && (guarded_commands & (UINT64CONST(1) << position)) != 0;
 }
 
-void define_settings() {
+void define_settings(const SettingHooks& setting_hooks) {
+    hooks = setting_hooks;
     DefineCustomEnumVariable(
         "pg_lockguard.ddl_mode", "How guarded statements wait for their locks.",
         "off: as plain PostgreSQL. lock_timeout: with lock_timeout set to "

@@ -42,8 +42,17 @@ struct Settings {
 
 extern Settings settings;
 
+/// Who is told of changes.
+struct SettingHooks {
+    /// pg_lockguard.protected has been assigned in this process. From an assign hook: never
+    /// ereports.
+    ///
+    /// \param whole_server  the value comes from where every process of the server reads the same
+    void (*protection_changed)(bool whole_server, bool value);
+};
+
 /// Defines every pg_lockguard.* setting. Called once, from _PG_init.
-void define_settings();
+void define_settings(const SettingHooks& setting_hooks);
 
 /// Does pg_lockguard.ddl_commands name this command tag?
 bool is_guarded_command(CommandTag tag);

@@ -220,6 +220,13 @@ void publish_protection(Protection protection) {
     pg_atomic_write_u64(&state.protections[procno], word);
 }
 
+void protection_changed(bool whole_server, bool value) {
+    if (whole_server)
+        publish_protection(Protection::as_server);
+    else
+        publish_protection(value ? Protection::on : Protection::off);
+}
+
 Protection protection_of(int procno, TimestampTz session_start) {
     if (state.protections == nullptr || procno < 0 || procno >= state.slot_count)
         return Protection::as_server;

@@ -34,6 +34,13 @@ enum class Protection {
 /// while this process has no PGPROC, it does nothing.
 void publish_protection(Protection protection);
 
+/// The same, of pg_lockguard.protected as it has been assigned. What the session has in common with
+/// the whole server others know themselves; that also makes it right in a session that has not
+/// assigned anything yet.
+///
+/// \param whole_server  the value comes from where every process of the server reads the same
+void protection_changed(bool whole_server, bool value);
+
 /// What a session has published. Never ereports.
 ///
 /// \param session_start  when the session began, as in its status: another one, that had the same
