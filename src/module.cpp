@@ -1,11 +1,11 @@
 // The entry point: wiring only. What is wired stands in features/.
 
-#include "features/blocker_worker.h"
-#include "features/ddl_guard.h"
-#include "features/victim_notice.h"
-#include "pg/compat.h"
-#include "pg/settings.h"
-#include "pg/shared_state.h"
+#include "boundary/compat.h"
+#include "boundary/settings.h"
+#include "guard/ddl_guard.h"
+#include "shmem/shared_state.h"
+#include "worker/blocker_worker.h"
+#include "worker/victim_notice.h"
 
 extern "C" {
 LOCKGUARD_MODULE_MAGIC("pg_lockguard", "0.4.0");

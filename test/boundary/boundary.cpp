@@ -1,7 +1,7 @@
 // SQL functions that fail in every way in which C++ and PostgreSQL can fail, through the bridge
 // that the extension uses, for test/tap/001_boundary.pl; and a background worker of a type that is
 // no text, for test/tap/lock_tree_valid_text.pl. Never installed.
-#include "pg/bridge.h"
+#include "boundary/bridge.h"
 
 #include <sys/resource.h>
 

@@ -1,0 +1,296 @@
+#include "boundary/settings.h"
+
+#include "core/blocker_policy.h"
+
+extern "C" {
+#include "parser/scansup.h"
+#include "utils/varlena.h"
+}
+
+namespace lockguard::pg {
+
+constinit Settings settings = {};
+
+namespace {
+
+/// The commands that the guard knows how to run, in the order in which a HINT lists them.
+constexpr CommandTag kSupportedCommands[] = {
+    CMDTAG_ALTER_TABLE,
+    CMDTAG_ALTER_INDEX,
+    CMDTAG_ALTER_VIEW,
+    CMDTAG_ALTER_MATERIALIZED_VIEW,
+    CMDTAG_ALTER_SEQUENCE,
+    CMDTAG_ALTER_FOREIGN_TABLE,
+    CMDTAG_DROP_TABLE,
+    CMDTAG_DROP_INDEX,
+    CMDTAG_DROP_VIEW,
+    CMDTAG_DROP_MATERIALIZED_VIEW,
+    CMDTAG_DROP_SEQUENCE,
+    CMDTAG_DROP_FOREIGN_TABLE,
+    CMDTAG_DROP_TRIGGER,
+    CMDTAG_DROP_RULE,
+    CMDTAG_TRUNCATE_TABLE,
+    CMDTAG_CREATE_INDEX,
+    CMDTAG_CREATE_TRIGGER,
+    CMDTAG_CREATE_RULE,
+    CMDTAG_REINDEX,
+    CMDTAG_CLUSTER,
+    CMDTAG_REFRESH_MATERIALIZED_VIEW,
+    CMDTAG_COMMENT,
+    CMDTAG_LOCK_TABLE,
+};
+
+/// Bit n stands for kSupportedCommands[n].
+using CommandSet = uint64;
+static_assert(lengthof(kSupportedCommands) <= 64);
+
+CommandSet guarded_commands;
+
+constexpr config_enum_entry kDdlModes[] = {
+    {"off", static_cast<int>(DdlMode::off), false},
+    {"lock_timeout", static_cast<int>(DdlMode::lock_timeout), false},
+    {"low_priority", static_cast<int>(DdlMode::low_priority), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kDdlOnTimeout[] = {
+    {"error", static_cast<int>(DdlOnTimeout::error), false},
+    {"queue", static_cast<int>(DdlOnTimeout::queue), false},
+    {"terminate", static_cast<int>(DdlOnTimeout::terminate), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kBlockerActions[] = {
+    {"off", static_cast<int>(BlockerAction::off), false},
+    {"log", static_cast<int>(BlockerAction::log), false},
+    {"terminate", static_cast<int>(BlockerAction::terminate), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kLoggedEvents[] = {
+    {"none", static_cast<int>(LoggedEvents::none), false},
+    {"actions", static_cast<int>(LoggedEvents::actions), false},
+    {"all", static_cast<int>(LoggedEvents::all), false},
+    {nullptr, 0, false},
+};
+
+/// Its position in kSupportedCommands, or -1.
+int supported_command(CommandTag tag) {
+    for (std::size_t i = 0; i < lengthof(kSupportedCommands); i++) {
+        if (kSupportedCommands[i] == tag)
+            return static_cast<int>(i);
+    }
+    return -1;
+}
+
+/// Cuts the white space at both ends of text[0..length).
+void trim(const char** text, std::size_t* length) {
+    while (*length > 0 && scanner_isspace((*text)[0])) {
+        (*text)++;
+        (*length)--;
+    }
+    while (*length > 0 && scanner_isspace((*text)[*length - 1]))
+        (*length)--;
+}
+
+bool refuse_command(const char* name, std::size_t length) {
+    char supported[1024] = "";
+    for (CommandTag tag : kSupportedCommands) {
+        if (supported[0] != '\0')
+            strlcat(supported, ", ", sizeof(supported));
+        strlcat(supported, GetCommandTagName(tag), sizeof(supported));
+    }
+    GUC_check_errdetail("\"%.*s\" is not a command that pg_lockguard can guard.",
+                        static_cast<int>(length), name);
+    GUC_check_errhint("Separate commands by commas. Supported are: %s.", supported);
+    return false;
+}
+
+bool check_ddl_commands(char** value, void** extra, GucSource /*source*/) {
+    CommandSet commands = 0;
+    const char* rest = *value;
+    while (*rest != '\0') {
+        const char* name = rest;
+        std::size_t length = strcspn(rest, ",");
+        rest += length;
+        bool last = *rest == '\0';
+        if (!last)
+            rest++;
+        trim(&name, &length);
+        if (length == 0 && last && commands == 0)
+            break; // an empty list guards nothing
+        char tag_name[64];
+        if (length == 0 || length >= sizeof(tag_name))
+            return refuse_command(name, length);
+        memcpy(tag_name, name, length);
+        tag_name[length] = '\0';
+        int position = supported_command(GetCommandTagEnum(tag_name));
+        if (position < 0)
+            return refuse_command(name, length);
+        commands |= UINT64CONST(1) << position;
+    }
+    auto* result = static_cast<CommandSet*>(compat::guc_extra_alloc(sizeof(CommandSet)));
+    if (result == nullptr)
+        return false;
+    *result = commands;
+    *extra = result;
+    return true;
+}
+
+void assign_ddl_commands(const char* /*value*/, void* extra) {
+    guarded_commands = *static_cast<CommandSet*>(extra);
+}
+
+/// Whether such roles or databases exist can't be asked here: the postmaster reads no catalogs.
+bool check_identifiers(char** value, void** /*extra*/, GucSource /*source*/) {
+    char* copy = pstrdup(*value);
+    List* names = NIL;
+    bool valid = SplitIdentifierString(copy, ',', &names);
+    if (!valid) {
+        GUC_check_errdetail("The list has a fault in its syntax.");
+        GUC_check_errhint("Separate names by commas, and put double quotes around names that are "
+                          "not plain identifiers.");
+    }
+    list_free(names);
+    pfree(copy);
+    return valid;
+}
+
+bool check_patterns(char** value, void** /*extra*/, GucSource /*source*/) {
+    std::string_view fault = core::fault_of_patterns(*value);
+    if (fault.empty())
+        return true;
+    GUC_check_errdetail("%s", fault.data());
+    GUC_check_errhint("Separate patterns by commas; * stands for any characters; put double quotes "
+                      "around what is to be taken as it is.");
+    return false;
+}
+
+/// Does the value come from where every process of the server reads the same: the configuration
+/// files, the server's command line, the default?
+bool is_for_whole_server(GucSource source) {
+    return source <= PGC_S_ARGV;
+}
+
+/// Notes where the value comes from, for the assign hook, which is not told.
+bool check_protected(bool* /*value*/, void** extra, GucSource source) {
+    auto* whole_server = static_cast<bool*>(compat::guc_extra_alloc(sizeof(bool)));
+    if (whole_server == nullptr)
+        return false;
+    *whole_server = is_for_whole_server(source);
+    *extra = whole_server;
+    return true;
+}
+
+SettingHooks hooks;
+
+/// Other processes can't see this session's settings, so it tells them.
+void assign_protected(bool value, void* extra) {
+    hooks.protection_changed(*static_cast<bool*>(extra), value);
+}
+
+} // namespace
+
+bool is_guarded_command(CommandTag tag) {
+    int position = supported_command(tag);
+    return position >= 0 && (guarded_commands & (UINT64CONST(1) << position)) != 0;
+}
+
+void define_settings(const SettingHooks& setting_hooks) {
+    hooks = setting_hooks;
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_mode", "How guarded statements wait for their locks.",
+        "off: as plain PostgreSQL. lock_timeout: with lock_timeout set to "
+        "pg_lockguard.ddl_lock_timeout. low_priority: outside of the lock queues, so that nobody "
+        "waits behind them.",
+        &settings.ddl_mode, static_cast<int>(DdlMode::low_priority), kDdlModes, PGC_SUSET, 0,
+        nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.ddl_lock_timeout",
+        "The longest that a guarded statement stands in any lock queue at one time.", nullptr,
+        &settings.ddl_lock_timeout, 500, 1, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr,
+        nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.ddl_max_wait", "The longest that a guarded statement waits at low priority.",
+        "0 means no limit. The session's lock_timeout bounds it as well.", &settings.ddl_max_wait,
+        0, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_on_timeout",
+        "What a guarded statement does after pg_lockguard.ddl_max_wait.",
+        "error: it fails. queue: it waits in the lock queue, as in plain PostgreSQL. terminate: it "
+        "ends the sessions that hold the lock, and goes.",
+        &settings.ddl_on_timeout, static_cast<int>(DdlOnTimeout::error), kDdlOnTimeout, PGC_SUSET,
+        0, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.ddl_commands", "The commands that are guarded, by command tag.",
+        "A list separated by commas, such as \"ALTER TABLE, DROP TABLE\".", &settings.ddl_commands,
+        "ALTER TABLE", PGC_SUSET, 0, check_ddl_commands, assign_ddl_commands, nullptr);
+
+    DefineCustomEnumVariable(
+        "pg_lockguard.blocker_action",
+        "What the worker does about sessions that sit idle in a transaction and block a request "
+        "for ACCESS EXCLUSIVE.",
+        "off: nothing. log: say what it would do. terminate: end them.", &settings.blocker_action,
+        static_cast<int>(BlockerAction::off), kBlockerActions, PGC_SIGHUP, 0, nullptr, nullptr,
+        nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.blocker_min_idle",
+        "How long a blocker has been idle in its transaction before it may be ended.", nullptr,
+        &settings.blocker_min_idle, 60000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr,
+        nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.blocker_min_wait",
+        "How long a request for ACCESS EXCLUSIVE has been blocked before a blocker may be ended.",
+        nullptr, &settings.blocker_min_wait, 5000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, nullptr,
+        nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.worker_interval",
+                            "Time between two looks of the worker at the lock table.", nullptr,
+                            &settings.worker_interval, 1000, 10, 3600 * 1000, PGC_SIGHUP,
+                            GUC_UNIT_MS, nullptr, nullptr, nullptr);
+
+    DefineCustomBoolVariable(
+        "pg_lockguard.blocker_stalled_clients",
+        "Whether a blocker counts as idle while it waits for its client in a statement.",
+        "Such as COPY FROM STDIN whose client sends nothing any more.",
+        &settings.blocker_stalled_clients, false, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.max_terminations_per_minute",
+                            "The most sessions that the worker ends in any minute.",
+                            "Beyond that it only logs.", &settings.max_terminations_per_minute, 10,
+                            0, core::kMostTerminationsPerMinute, PGC_SIGHUP, 0, nullptr, nullptr,
+                            nullptr);
+    DefineCustomStringVariable("pg_lockguard.exempt_roles",
+                               "Roles, and roles whose members, the worker never ends.",
+                               "A list of names, separated by commas.", &settings.exempt_roles, "",
+                               PGC_SIGHUP, 0, check_identifiers, nullptr, nullptr);
+    DefineCustomStringVariable("pg_lockguard.exempt_databases",
+                               "Databases in which the worker ends nobody.",
+                               "A list of names, separated by commas.", &settings.exempt_databases,
+                               "", PGC_SIGHUP, 0, check_identifiers, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.exempt_applications",
+        "Applications, by application_name, that the worker never ends.",
+        "A list of patterns, separated by commas, where * stands for any characters.",
+        &settings.exempt_applications, "pg_dump*", PGC_SIGHUP, 0, check_patterns, nullptr, nullptr);
+    DefineCustomBoolVariable("pg_lockguard.protected",
+                             "Whether the worker leaves this session alone.",
+                             "For ALTER ROLE ... SET, above all.", &settings.protected_session,
+                             false, PGC_SUSET, 0, check_protected, assign_protected, nullptr);
+
+    DefineCustomEnumVariable("pg_lockguard.log_events",
+                             "Which events are also written to the server log, one line each.",
+                             "none; actions: what the worker and the guard did to others; all.",
+                             &settings.log_events, static_cast<int>(LoggedEvents::none),
+                             kLoggedEvents, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.events_max", "How many events pg_lockguard_events shows at most.",
+        "The room is taken in shared memory, about 3.5 kB each.", &settings.events_max, 1000, 10,
+        100000,
+        // In a session that loads the library itself it means nothing, but a
+        // configuration file may contain it.
+        process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP, 0, nullptr,
+        nullptr, nullptr);
+
+    MarkGUCPrefixReserved("pg_lockguard");
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,60 @@
+// The GUCs, as plain variables: read them, never write them.
+#pragma once
+
+#include "boundary/compat.h"
+
+namespace lockguard::pg {
+
+enum class DdlMode : int { off, lock_timeout, low_priority };
+enum class DdlOnTimeout : int { error, queue, terminate };
+enum class BlockerAction : int { off, log, terminate };
+enum class LoggedEvents : int { none, actions, all };
+
+struct Settings {
+    // The guard (SUSET)
+    // From 16 a server built with assertions wants an enum's variable to begin with its default.
+    int ddl_mode = static_cast<int>(DdlMode::low_priority);
+    int ddl_lock_timeout; // ms
+    int ddl_max_wait;     // ms; 0: no limit
+    int ddl_on_timeout;   // a DdlOnTimeout
+    char* ddl_commands;
+    // The worker (SIGHUP)
+    int blocker_action;   // a BlockerAction
+    int blocker_min_idle; // ms
+    int blocker_min_wait; // ms
+    int worker_interval;  // ms
+    bool blocker_stalled_clients;
+    int max_terminations_per_minute;
+    char* exempt_roles;        // a list of identifiers, as SplitIdentifierString() reads it
+    char* exempt_databases;    // likewise
+    char* exempt_applications; // see core::matches_application()
+    // The record
+    int log_events; // a LoggedEvents (SIGHUP)
+    int events_max; // set at server start
+    // The victim's side (SUSET). Of another session: see protection_of() in shmem/shared_state.
+    bool protected_session;
+
+    DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
+    DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
+    BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
+    LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
+};
+
+extern Settings settings;
+
+/// Who is told of changes.
+struct SettingHooks {
+    /// pg_lockguard.protected has been assigned in this process. From an assign hook: never
+    /// ereports.
+    ///
+    /// \param whole_server  the value comes from where every process of the server reads the same
+    void (*protection_changed)(bool whole_server, bool value);
+};
+
+/// Defines every pg_lockguard.* setting. Called once, from _PG_init.
+void define_settings(const SettingHooks& setting_hooks);
+
+/// Does pg_lockguard.ddl_commands name this command tag?
+bool is_guarded_command(CommandTag tag);
+
+} // namespace lockguard::pg

@@ -1,0 +1,72 @@
+#include "boundary/valid_text.h"
+
+extern "C" {
+#include "mb/pg_wchar.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+bool is_ascii(const char* text, std::size_t length) {
+    constexpr uint64 high_bits = 0x8080808080808080;
+    uint64 seen = 0;
+    for (; length >= sizeof(uint64); text += sizeof(uint64), length -= sizeof(uint64)) {
+        uint64 word;
+        memcpy(&word, text, sizeof(word));
+        seen |= word;
+    }
+    for (; length > 0; text++, length--)
+        seen |= static_cast<unsigned char>(*text);
+    return (seen & high_bits) == 0;
+}
+
+/// Does text end before the character that it begins with does?
+bool is_incomplete(const char* text, int length, int encoding) {
+    // May look at the byte behind the first, which is a NUL at the latest.
+    if (pg_encoding_mblen(encoding, text) <= length)
+        return false;
+    for (int i = 1; i < length; i++) {
+        if (!IS_HIGHBIT_SET(text[i]))
+            return false;
+    }
+    return true;
+}
+
+/// make_valid(), where something is not valid.
+std::size_t replace_invalid(char* text, std::size_t length, int encoding, bool cut) {
+    std::size_t done = 0;
+    while (done < length) {
+        int rest = static_cast<int>(length - done);
+        int size = pg_encoding_verifymbchar(encoding, text + done, rest);
+        if (size > 0) {
+            done += static_cast<std::size_t>(size);
+            continue;
+        }
+        if (cut && is_incomplete(text + done, rest, encoding))
+            break;
+        text[done++] = '?';
+    }
+    text[done] = '\0';
+    return done;
+}
+
+} // namespace
+
+std::size_t make_valid(char* text, std::size_t length, bool cut) {
+    if (is_ascii(text, length))
+        return length;
+    int encoding = GetDatabaseEncoding();
+    auto valid = pg_encoding_verifymbstr(encoding, text, static_cast<int>(length));
+    if (static_cast<std::size_t>(valid) == length)
+        return length;
+    return replace_invalid(text, length, encoding, cut);
+}
+
+const char* valid_copy(std::string_view text) {
+    char* copy = pnstrdup(text.data(), text.size());
+    make_valid(copy, text.size());
+    return copy;
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,183 @@
+#include "guard/ddl_guard.h"
+
+#include "boundary/settings.h"
+#include "guard/lock_timeout_run.h"
+#include "guard/low_priority_run.h"
+#include "guard/nesting.h"
+#include "sessions/shared_snapshots.h"
+#include "shmem/counters.h"
+#include "shmem/shared_state.h"
+
+extern "C" {
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "tcop/utility.h"
+#include "utils/lsyscache.h"
+}
+
+namespace lockguard::features {
+
+namespace {
+
+ProcessUtility_hook_type next_hook;
+
+// ---- Which statements
+
+/// Of a table or index that need not exist; '\0' where it does not. Takes no lock on it.
+char relkind_of(const RangeVar* name) {
+    Oid relation = RangeVarGetRelid(name, NoLock, true);
+    return OidIsValid(relation) ? get_rel_relkind(relation) : '\0';
+}
+
+bool detaches_concurrently(const AlterTableStmt* statement) {
+    for (int i = 0; i < list_length(statement->cmds); i++) {
+        const auto* command = static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i));
+        if (command->subtype == AT_DetachPartitionFinalize)
+            return true;
+        if (command->subtype == AT_DetachPartition &&
+            reinterpret_cast<const PartitionCmd*>(command->def)->concurrent)
+            return true;
+    }
+    return false;
+}
+
+bool says_concurrently(const List* options) {
+    for (int i = 0; i < list_length(options); i++) {
+        auto* option = static_cast<DefElem*>(list_nth(options, i));
+        if (strcmp(option->defname, "concurrently") == 0 && defGetBoolean(option))
+            return true;
+    }
+    return false;
+}
+
+/// Does the statement commit on its way, or wait for all other transactions by design? Such a
+/// statement can't run with a setting that lives in one transaction, and stopped half way it leaves
+/// an invalid index behind.
+bool commits_on_its_way(const Node* statement) {
+    switch (nodeTag(statement)) {
+    case T_IndexStmt:
+        return reinterpret_cast<const IndexStmt*>(statement)->concurrent;
+    case T_DropStmt:
+        return reinterpret_cast<const DropStmt*>(statement)->concurrent;
+    case T_AlterTableStmt:
+        return detaches_concurrently(reinterpret_cast<const AlterTableStmt*>(statement));
+    case T_ReindexStmt: {
+        const auto* reindex = reinterpret_cast<const ReindexStmt*>(statement);
+        if (reindex->kind != REINDEX_OBJECT_INDEX && reindex->kind != REINDEX_OBJECT_TABLE)
+            return true;
+        if (says_concurrently(reindex->params))
+            return true;
+        char kind = relkind_of(reindex->relation);
+        return kind == RELKIND_PARTITIONED_TABLE || kind == RELKIND_PARTITIONED_INDEX;
+    }
+    case pg::compat::kClusterStatement: {
+        const RangeVar* table = pg::compat::clustered_table(statement);
+        return table == nullptr || relkind_of(table) == RELKIND_PARTITIONED_TABLE;
+    }
+    default:
+        return false;
+    }
+}
+
+/// Does it say NOWAIT, or will it be refused, as all but LOCK TABLE in a read-only transaction?
+bool refuses_to_wait(const Node* statement) {
+    if (XactReadOnly && !IsA(statement, LockStmt))
+        return true;
+    switch (nodeTag(statement)) {
+    case T_LockStmt:
+        return reinterpret_cast<const LockStmt*>(statement)->nowait;
+    case T_AlterTableMoveAllStmt:
+        return reinterpret_cast<const AlterTableMoveAllStmt*>(statement)->nowait;
+    default:
+        return false;
+    }
+}
+
+/// How a statement of a guarded kind is to be run.
+pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
+    // A subcommand belongs to a statement that has been judged already. An extension's script is
+    // the administrator's work and not to be torn apart. A standby allows no DDL, and the weak LOCK
+    // TABLE that it allows harms nobody. A parallel worker runs no utility statement.
+    if (pg::settings.mode() == pg::DdlMode::off || !pg::is_guarded_command(tag) ||
+        call.context == PROCESS_UTILITY_SUBCOMMAND || creating_extension || IsInParallelMode() ||
+        RecoveryInProgress() || commits_on_its_way(call.planned->utilityStmt) ||
+        refuses_to_wait(call.planned->utilityStmt))
+        return pg::DdlMode::off;
+    return pg::settings.mode();
+}
+
+// ---- How
+
+void run_candidate(const pg::UtilityCall& call) {
+    CommandTag tag = CreateCommandTag(call.planned->utilityStmt);
+    pg::DdlMode mode = mode_for(call, tag);
+    if (mode != pg::DdlMode::off && pg::nesting() == pg::Nesting::none)
+        pg::count(pg::Counter::statements);
+    switch (mode) {
+    case pg::DdlMode::off:
+        pg::run(call);
+        break;
+    case pg::DdlMode::lock_timeout:
+        pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
+        break;
+    case pg::DdlMode::low_priority:
+        // A statement inside a guarded one, of a function or an event trigger, must not be patient:
+        // the outer one holds locks, is being waited for, and tries again as a whole.
+        if (pg::nesting() != pg::Nesting::none)
+            pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
+        else
+            pg::run_at_low_priority(call, tag);
+        break;
+    }
+}
+
+/// Most utility statements, BEGIN and COMMIT among them, take the default branch and nothing else.
+/// An import of a snapshot is not guarded; whoever would end the session is to know of it.
+void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
+                   ProcessUtilityContext context, ParamListInfo parameters,
+                   QueryEnvironment* environment, DestReceiver* destination,
+                   QueryCompletion* completion) {
+    switch (nodeTag(planned->utilityStmt)) {
+    case T_AlterObjectDependsStmt:
+    case T_AlterObjectSchemaStmt:
+    case T_AlterSeqStmt:
+    case T_AlterTableMoveAllStmt:
+    case T_AlterTableStmt:
+    case T_CommentStmt:
+    case T_CreateTrigStmt:
+    case T_DropStmt:
+    case T_IndexStmt:
+    case T_LockStmt:
+    case T_RefreshMatViewStmt:
+    case T_ReindexStmt:
+    case T_RenameStmt:
+    case T_RuleStmt:
+    case T_TruncateStmt:
+    case pg::compat::kClusterStatement:
+        run_candidate({planned, query, read_only_tree, context, parameters, environment,
+                       destination, completion, next_hook});
+        return;
+    case T_VariableSetStmt:
+        if (unlikely(pg::imports_snapshot(planned->utilityStmt))) {
+            next_hook(planned, query, read_only_tree, context, parameters, environment, destination,
+                      completion);
+            pg::publish_imported_snapshot();
+            return;
+        }
+        [[fallthrough]];
+    default:
+        next_hook(planned, query, read_only_tree, context, parameters, environment, destination,
+                  completion);
+    }
+}
+
+} // namespace
+
+void install_ddl_guard() {
+    next_hook = ProcessUtility_hook != nullptr ? ProcessUtility_hook : standard_ProcessUtility;
+    ProcessUtility_hook = guard_utility;
+}
+
+} // namespace lockguard::features

@@ -1,0 +1,179 @@
+#include "guard/lock_target_facts.h"
+
+extern "C" {
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/partition.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+/// A look at the rows of a catalog by an index of which the first column is an OID.
+struct Lookup {
+    Relation catalog;
+    SysScanDesc scan;
+};
+
+Lookup begin(Oid catalog, Oid index, AttrNumber column, Oid value) {
+    ScanKeyData key;
+    ScanKeyInit(&key, column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(value));
+    Relation opened = table_open(catalog, AccessShareLock);
+    return {opened, systable_beginscan(opened, index, true, nullptr, 1, &key)};
+}
+
+/// The next row, null after the last.
+template <class Row>
+const Row* next(const Lookup& lookup, HeapTuple* tuple) {
+    *tuple = systable_getnext(lookup.scan);
+    return HeapTupleIsValid(*tuple) ? reinterpret_cast<const Row*>(GETSTRUCT(*tuple)) : nullptr;
+}
+
+void end(const Lookup& lookup) {
+    systable_endscan(lookup.scan);
+    table_close(lookup.catalog, AccessShareLock);
+}
+
+Lookup constraints_of(Oid relation) {
+    return begin(ConstraintRelationId, ConstraintRelidTypidNameIndexId, Anum_pg_constraint_conrelid,
+                 relation);
+}
+
+/// Is that column one of the constraint's?
+bool has_column(const Lookup& lookup, HeapTuple constraint, AttrNumber column) {
+    bool is_null = false;
+    Datum columns = heap_getattr(constraint, Anum_pg_constraint_conkey,
+                                 RelationGetDescr(lookup.catalog), &is_null);
+    if (is_null)
+        return false;
+    ArrayType* numbers = DatumGetArrayTypeP(columns);
+    if (ARR_NDIM(numbers) != 1 || ARR_HASNULL(numbers) || ARR_ELEMTYPE(numbers) != INT2OID)
+        return false;
+    const auto* first = reinterpret_cast<const int16*>(ARR_DATA_PTR(numbers));
+    for (int i = 0; i < ARR_DIMS(numbers)[0]; i++) {
+        if (first[i] == column)
+            return true;
+    }
+    return false;
+}
+
+} // namespace
+
+ColumnFacts facts_of_column(Oid relation, const char* name) {
+    ColumnFacts facts = {};
+    HeapTuple row = SearchSysCacheAttName(relation, name);
+    if (!HeapTupleIsValid(row))
+        return facts;
+    const auto* columns = reinterpret_cast<const FormData_pg_attribute*>(GETSTRUCT(row));
+    facts = {true, columns->attnum, columns->attnotnull,
+             columns->attinhcount == 1 && !columns->attislocal};
+    ReleaseSysCache(row);
+    return facts;
+}
+
+ConstraintFacts facts_of_constraint(Oid relation, const char* name) {
+    ConstraintFacts facts = {};
+    Lookup lookup = constraints_of(relation);
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple)) {
+        if (strcmp(NameStr(row->conname), name) != 0)
+            continue;
+        facts = {row->oid,
+                 row->contype,
+                 row->connoinherit,
+                 row->convalidated,
+                 row->coninhcount == 1 && !row->conislocal,
+                 row->contype == CONSTRAINT_FOREIGN ? row->confrelid : InvalidOid};
+        break;
+    }
+    end(lookup);
+    return facts;
+}
+
+List* foreign_keys_of(Oid relation, AttrNumber column) {
+    List* found = NIL;
+    Lookup lookup = constraints_of(relation);
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple)) {
+        if (row->contype == CONSTRAINT_FOREIGN &&
+            (column == InvalidAttrNumber || has_column(lookup, tuple, column)))
+            found = lappend_oid(found, row->oid);
+    }
+    end(lookup);
+    return found;
+}
+
+bool refers_to(Oid relation, Oid other) {
+    bool found = false;
+    Lookup lookup = constraints_of(relation);
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple))
+        found |= row->contype == CONSTRAINT_FOREIGN && row->confrelid == other;
+    end(lookup);
+    return found;
+}
+
+List* relations_with_triggers_of(Oid constraint) {
+    check_stack_depth();
+    List* found = NIL;
+    HeapTuple tuple;
+    Lookup triggers = begin(TriggerRelationId, TriggerConstraintIndexId,
+                            Anum_pg_trigger_tgconstraint, constraint);
+    while (const auto* row = next<FormData_pg_trigger>(triggers, &tuple))
+        found = lappend_oid(found, row->tgrelid);
+    end(triggers);
+
+    List* derived = NIL;
+    Lookup children = begin(ConstraintRelationId, ConstraintParentIndexId,
+                            Anum_pg_constraint_conparentid, constraint);
+    while (const auto* row = next<FormData_pg_constraint>(children, &tuple))
+        derived = lappend_oid(derived, row->oid);
+    end(children);
+    for (int i = 0; i < list_length(derived); i++)
+        found = list_concat(found, relations_with_triggers_of(list_nth_oid(derived, i)));
+    return found;
+}
+
+bool has_indexes(Oid relation) {
+    // pg_class.relhasindex stays true for a while after the last one has gone.
+    Lookup lookup = begin(IndexRelationId, IndexIndrelidIndexId, Anum_pg_index_indrelid, relation);
+    bool found = HeapTupleIsValid(systable_getnext(lookup.scan));
+    end(lookup);
+    return found;
+}
+
+bool has_row_trigger(Oid relation, const char* name, bool also_internal) {
+    bool found = false;
+    Lookup lookup =
+        begin(TriggerRelationId, TriggerRelidNameIndexId, Anum_pg_trigger_tgrelid, relation);
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_trigger>(lookup, &tuple)) {
+        found |= TRIGGER_FOR_ROW(row->tgtype) && (also_internal || !row->tgisinternal) &&
+                 (name == nullptr || strcmp(NameStr(row->tgname), name) == 0);
+    }
+    end(lookup);
+    return found;
+}
+
+Oid partitioned_parent(Oid relation) {
+    if (!get_rel_relispartition(relation))
+        return InvalidOid;
+    // get_partition_parent() would raise an error if it were detached in this moment.
+    const List* ancestors = get_partition_ancestors(relation);
+    return ancestors == NIL ? InvalidOid : linitial_oid(ancestors);
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,48 @@
+// For lock_targets only: what the catalogs say of columns, constraints and triggers. Nothing here
+// takes a lock on a relation that it asks about; any may change or vanish meanwhile.
+#pragma once
+
+#include "boundary/compat.h"
+
+namespace lockguard::pg {
+
+/// A column of a relation, by its name.
+struct ColumnFacts {
+    bool exists;
+    AttrNumber number;
+    bool not_null;
+    bool inherited_once; // from one parent, and not declared here as well
+};
+ColumnFacts facts_of_column(Oid relation, const char* name);
+
+/// A constraint of a relation, by its name. The Oids are invalid where there is none.
+struct ConstraintFacts {
+    Oid constraint;
+    char type; // CONSTRAINT_CHECK and so on
+    bool no_inherit;
+    bool validated;
+    bool inherited_once; // as for a column
+    Oid referenced;      // the other table of a foreign key
+};
+ConstraintFacts facts_of_constraint(Oid relation, const char* name);
+
+/// The relation's foreign keys, or those of them that have this column; as a list of OIDs.
+List* foreign_keys_of(Oid relation, AttrNumber column = InvalidAttrNumber);
+
+/// Does one of the relation's foreign keys refer to the other table?
+bool refers_to(Oid relation, Oid other);
+
+/// The relations that lose triggers with this constraint, as DROP has it: those that carry the
+/// triggers of a foreign key and of all that was derived from it for partitions. A list of OIDs,
+/// with repetitions.
+List* relations_with_triggers_of(Oid constraint);
+
+bool has_indexes(Oid relation);
+
+/// Has the relation a FOR EACH ROW trigger (of that name, if it is not null)?
+bool has_row_trigger(Oid relation, const char* name, bool also_internal);
+
+/// The relation that this is a partition of; InvalidOid where there is none.
+Oid partitioned_parent(Oid relation);
+
+} // namespace lockguard::pg

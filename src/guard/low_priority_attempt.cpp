@@ -1,0 +1,287 @@
+#include "guard/low_priority_attempt.h"
+
+#include <algorithm>
+
+#include "boundary/bridge.h"
+#include "boundary/settings.h"
+#include "guard/lock_timeout_run.h"
+#include "guard/lock_timeout_scope.h"
+#include "guard/nesting.h"
+#include "locks/wait_sampler.h"
+#include "shmem/counters.h"
+
+extern "C" {
+#include "storage/lmgr.h"
+#include "storage/sinval.h"
+#include "tcop/pquery.h"
+#include "utils/inval.h"
+}
+
+namespace lockguard::pg {
+
+using compat::steady_now;
+using core::Microseconds;
+using core::Timestamp;
+
+namespace {
+
+constexpr Microseconds kMillisecond = 1000;
+
+/// No more deadlocks than this are resolved by trying again.
+constexpr int kMaxDeadlocks = 3;
+
+void queue_for(const NeededLock& lock, Microseconds limit) {
+    run_own_wait(
+        limit, DeadlockCheck::yes,
+        [](const void* argument) { take_in_queue(*static_cast<const NeededLock*>(argument)); },
+        &lock);
+}
+
+/// By the steady clock.
+Timestamp steady_time_of(TimestampTz time) {
+    return steady_now() - std::max<TimestampTz>(GetCurrentTimestamp() - time, 0);
+}
+
+} // namespace
+
+// ---- The snapshot
+
+void PortalSnapshot::release() {
+    released_ |= release_portal_snapshot();
+}
+
+void PortalSnapshot::restore() {
+    if (!released_)
+        return;
+    EnsurePortalSnapshotExists();
+    released_ = false;
+}
+
+// ---- One attempt
+
+/// How far it came inside of the subtransaction. Lives in the frame that a longjmp returns to, and
+/// is written by the calls below that frame: so it is as they left it.
+struct Attempts::Progress {
+    bool got_queued_lock;
+    Timestamp got_all; // 0: not
+    bool look_again;
+    bool lock_known;
+    NeededLock lock; // that was not free
+};
+
+AttemptResult Attempts::attempt(const AttemptPlan& plan) {
+    AttemptResult result = {};
+    result.end = AttemptEnd::done;
+    // pg_stat_statements sets it to 0 in the tree that it is given, so that it would see the first
+    // attempt only.
+    call_.planned->queryId = query_id_;
+    // Names are looked up without a lock, which would have done this.
+    AcceptInvalidationMessages();
+    uint64 messages = SharedInvalidMessageCounter;
+    LockTargets targets = find_lock_targets(call_.planned->utilityStmt);
+    needed_.collect(targets);
+    if (run_without_subtransaction(targets))
+        return result;
+    result.began = result.waited_since = steady_now();
+    if (plan.queue_for != nullptr && !needed_.contains(*plan.queue_for)) {
+        result.end = AttemptEnd::look_again;
+        return result;
+    }
+    if (find_obstacle(plan, &result))
+        return result;
+    snapshot_.restore();
+
+    Progress progress = {};
+    auto body = [&] { return lock_and_run(plan, messages, targets, &progress); };
+    auto expected = [this](const ErrorData* error) { return is_worth_another_try(error); };
+    const InterruptMarks marks = mark_interrupts();
+    SubtransactionEnd end = run_in_subtransaction(body, expected);
+    result.ended = steady_now();
+    result.got_all = progress.got_all;
+    if (end.kept)
+        return result;
+    if (end.error != nullptr) {
+        learn_from(*end.error, progress, plan, &result);
+        raise_swallowed_interrupts(marks);
+    } else {
+        result.end = progress.look_again ? AttemptEnd::look_again : AttemptEnd::blocked;
+        result.lock_known = progress.lock_known;
+        result.lock = progress.lock;
+    }
+    return result;
+}
+
+/// Is a lock that is known held by somebody else? Asked without the lock manager: from wal_level
+/// replica on, an attempt at ACCESS EXCLUSIVE gives the transaction an id, which holds VACUUM back
+/// for as long as the wait lasts; and a standby takes the lock as well, for its readers to wait.
+bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) const {
+    for (const NeededLock& lock : needed_.all()) {
+        if (plan.queue_for != nullptr && is_same_lock(lock, *plan.queue_for))
+            continue; // that is what the queue is for
+        if (has_holders(lock.tag, lock.mode)) {
+            result->end = AttemptEnd::blocked;
+            result->lock_known = true;
+            result->lock = lock;
+            return true;
+        }
+    }
+    // One that can't be taken beforehand, such as a row's, but stands in the way still.
+    if (plan.queue_for == nullptr && account_.is_lock_known() && !is_learnable(account_.lock()) &&
+        has_holders(account_.lock().tag, account_.lock().mode)) {
+        result->end = AttemptEnd::blocked;
+        result->lock_known = true;
+        result->lock = account_.lock();
+        return true;
+    }
+    return false;
+}
+
+/// The inside of the subtransaction.
+bool Attempts::lock_and_run(const AttemptPlan& plan, uint64 messages, const LockTargets& targets,
+                            Progress* progress) {
+    if (plan.queue_for != nullptr) {
+        queue_for(*plan.queue_for, plan.burst);
+        progress->got_queued_lock = true;
+    }
+    for (const NeededLock& lock : needed_.in_taking_order()) {
+        if (!take_if_free(lock)) {
+            progress->lock_known = true;
+            progress->lock = lock;
+            return false;
+        }
+    }
+    if (messages != SharedInvalidMessageCounter && have_changed(targets)) {
+        progress->look_again = true;
+        return false;
+    }
+    progress->got_all = steady_now();
+    account_.end_wait();
+    if (account_.is_published())
+        account_.publish(WaitPhase::running, -1);
+    run_statement(plan.patience);
+    return true;
+}
+
+/// While the statement waits for a lock that was not known, others wait for those that it has.
+void Attempts::run_statement(Microseconds patience) const {
+    // The limit is for this process; lock_timeout is for parallel workers, which know of no other,
+    // and it leaves the limit to come first.
+    LockTimeoutScope scope;
+    scope.enter(std::max<int>(
+        settings.ddl_lock_timeout,
+        static_cast<int>(std::min<Microseconds>(2 * patience / kMillisecond + 10, INT_MAX))));
+    const WaitSampling sampling = start_wait_sampling(LockTimeout);
+    RunningStatement running;
+    running.enter(Nesting::attempt);
+    run_guarded(
+        [this, patience] {
+            start_wait_limit(patience);
+            run_copy(call_);
+        },
+        [&sampling, &running] {
+            stop_wait_limit();
+            running.leave();
+            stop_wait_sampling(sampling);
+        });
+    scope.leave();
+}
+
+bool Attempts::is_worth_another_try(const ErrorData* error) {
+    return is_wait_limit(error) || is_lock_timeout(error) ||
+           (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED && retry_deadlocks_ &&
+            ++deadlocks_ <= kMaxDeadlocks);
+}
+
+void Attempts::learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
+                          AttemptResult* result) {
+    if (error.sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED) {
+        count(Counter::deadlocks);
+        account_.record(EventKind::ddl_deadlock, "tried again");
+        result->end = AttemptEnd::broke_a_ring;
+        return;
+    }
+    result->end = AttemptEnd::blocked;
+    if (progress.got_all == 0) { // it stood in the queue in vain
+        result->lock_known = plan.queue_for != nullptr && !progress.got_queued_lock;
+        if (result->lock_known)
+            result->lock = *plan.queue_for;
+        return;
+    }
+    result->waited_since = result->ended;
+    FailedLockWait failed = limited_lock_wait();
+    if (!is_wait_limit(&error) && !(failed_lock_wait(&failed) && failed.lock_known))
+        return;
+    result->lock_known = true;
+    result->lock = {failed.tag, failed.mode};
+    result->waited_since = steady_time_of(failed.started_at);
+    needed_.learn(result->lock);
+}
+
+bool Attempts::have_changed(const LockTargets& before) const {
+    LockTargets now = find_lock_targets(call_.planned->utilityStmt);
+    return !std::equal(before.locks.begin(), before.locks.end(), now.locks.begin(), now.locks.end(),
+                       [](LockTarget left, LockTarget right) {
+                           return left.relation == right.relation && left.mode == right.mode;
+                       });
+}
+
+// ---- Without one
+
+/// Where nobody else can know of the relations, nobody can be in the way. Where the transaction has
+/// all locks that are known, giving back what the statement adds would give nothing back to those
+/// who wait; and each subtransaction costs the rest of the transaction, and all snapshots of the
+/// server: a lock that turns up inside is waited for as in ddl_mode lock_timeout.
+bool Attempts::run_without_subtransaction(const LockTargets& targets) {
+    std::span<const NeededLock> needed = needed_.all();
+    bool all_held = !needed.empty() && std::ranges::all_of(needed, is_held);
+    if (!targets.only_private && !all_held)
+        return false;
+    account_.end_wait();
+    run_for_good(targets.only_temporary ? 0 : settings.ddl_lock_timeout, false);
+    return true;
+}
+
+/// Once and for all, with that lock_timeout (ms; 0 for none).
+void Attempts::run_for_good(int lock_timeout, bool queues) {
+    snapshot_.restore();
+    RunningStatement running;
+    running.enter(Nesting::final);
+    run_guarded(
+        [this, lock_timeout, queues] {
+            auto body = [this, queues] {
+                if (queues)
+                    queue_for_targets();
+                pg::run(call_);
+            };
+            if (lock_timeout > 0)
+                run_with_lock_timeout(account_.statement(), lock_timeout, body);
+            else
+                body();
+        },
+        [&running] { running.leave(); });
+}
+
+void Attempts::run_in_queue(int lock_timeout) {
+    call_.planned->queryId = query_id_;
+    run_for_good(lock_timeout, true);
+}
+
+/// Takes the locks that the statement's words ask for, as the statement itself would: so that the
+/// end of the wait can be told from the work. A name that means something else by then is looked up
+/// again, and what it meant before is given back.
+void Attempts::queue_for_targets() {
+    for (;;) {
+        AcceptInvalidationMessages();
+        uint64 messages = SharedInvalidMessageCounter;
+        LockTargets targets = find_lock_targets(call_.planned->utilityStmt);
+        for (const LockTarget& target : targets.locks)
+            LockRelationOid(target.relation, target.mode);
+        if (messages == SharedInvalidMessageCounter || !have_changed(targets))
+            break;
+        for (const LockTarget& target : targets.locks)
+            UnlockRelationOid(target.relation, target.mode);
+    }
+    account_.end_wait(true);
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,134 @@
+#include "guard/low_priority_eviction.h"
+
+#include <algorithm>
+
+#include "boundary/bridge.h"
+#include "locks/termination.h"
+#include "sessions/exemptions.h"
+#include "sessions/object_names.h"
+#include "shmem/counters.h"
+
+extern "C" {
+#include "catalog/pg_authid.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+/// Who is to be ended, each once.
+struct Victims {
+    AwaitedHolder* found;
+    std::size_t count;
+    std::size_t room;
+};
+
+bool is_same(VirtualTransactionId left, VirtualTransactionId right) {
+    return VirtualTransactionIdEquals(left, right);
+}
+
+void add(Victims* victims, const AwaitedHolder& holder) {
+    if (std::any_of(
+            victims->found, victims->found + victims->count,
+            [&holder](const AwaitedHolder& other) { return is_same(other.vxid, holder.vxid); }))
+        return;
+    if (victims->count == victims->room) {
+        victims->room *= 2;
+        victims->found = static_cast<AwaitedHolder*>(
+            repalloc(victims->found, sizeof(AwaitedHolder) * victims->room));
+    }
+    victims->found[victims->count++] = holder;
+}
+
+/// What pg_terminate_backend() would say; null where it would do it.
+const char* why_not_permitted(const AwaitedHolder& holder) {
+    if (holder.pid == 0)
+        return "a prepared transaction has no session";
+    if (holder.type != B_BACKEND)
+        return "it is no session of a client";
+    Oid role = GetPGProcByNumber(holder.procno)->roleId;
+    if (superuser())
+        return nullptr;
+    if (!OidIsValid(role) || superuser_arg(role))
+        return "only a superuser may end a superuser's session";
+    if (has_privs_of_role(GetUserId(), role) ||
+        has_privs_of_role(GetUserId(), ROLE_PG_SIGNAL_BACKEND))
+        return nullptr;
+    return "that takes membership in its role or in pg_signal_backend";
+}
+
+/// Why one of them may not be ended; null where all may.
+const char* why_not(std::span<const AwaitedHolder> holders) {
+    const char* reason = nullptr;
+    NameLookup lookup = open_name_lookup();
+    bool readable = exemptions_can_be_read(lookup);
+    ExemptionLists lists = {};
+    if (readable)
+        lists = read_exemption_lists(false);
+    for (const AwaitedHolder& holder : holders) {
+        if (holder.type == B_AUTOVAC_WORKER) {
+            if (holder.against_wraparound)
+                reason = "it prevents transaction id wraparound";
+        } else if ((reason = why_not_permitted(holder)) == nullptr) {
+            reason = readable ? why_exempt({holder.procno, holder.pid},
+                                           holder.vxid.localTransactionId, lists, lookup)
+                              : "whether it is exempt can't be looked up now";
+        }
+        if (reason != nullptr) {
+            reason =
+                holder.pid == 0 ? reason : psprintf("PID %d is spared: %s", holder.pid, reason);
+            break;
+        }
+    }
+    close_name_lookup(lookup);
+    return reason;
+}
+
+const char* detail_for_victims(const WaitAccount& account) {
+    const NeededLock& lock = account.lock();
+    core::Eviction eviction = {};
+    eviction.pid = MyProcPid;
+    eviction.command = GetCommandTagName(account.statement().tag);
+    eviction.lock_mode = GetLockmodeName(lock.tag.locktag_lockmethodid, lock.mode);
+    eviction.relation =
+        lock.tag.locktag_type == LOCKTAG_RELATION ? lock.tag.locktag_field2 : InvalidOid;
+    eviction.waited = account.waited();
+    return call_core(CurrentMemoryContext,
+                     [&eviction](auto& memory) { return core::eviction_detail(eviction, memory); })
+        .data();
+}
+
+void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& account) {
+    if (victim.type == B_AUTOVAC_WORKER) {
+        cancel_transaction(victim.vxid);
+        return;
+    }
+    if (!terminate_transaction(victim.vxid, detail))
+        return; // its transaction has ended by itself
+    count(Counter::ddl_terminations);
+    account.record_termination(victim.pid, detail);
+    ereport(LOG, (errmsg("pg_lockguard: terminated PID %d, which held a lock for which PID %d (%s) "
+                         "waited",
+                         victim.pid, MyProcPid, GetCommandTagName(account.statement().tag))));
+}
+
+} // namespace
+
+const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account) {
+    Victims victims = {nullptr, 0, 16};
+    victims.found = static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * victims.room));
+    for (const NeededLock& lock : locks) {
+        for (const AwaitedHolder& holder : look_at_holders(lock.tag, lock.mode).holders)
+            add(&victims, holder);
+    }
+    const std::span<const AwaitedHolder> all = {victims.found, victims.count};
+    const char* reason = why_not(all);
+    if (reason != nullptr)
+        return reason;
+    const char* detail = detail_for_victims(account);
+    for (const AwaitedHolder& victim : all)
+        end(victim, detail, account);
+    return nullptr;
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,21 @@
+// pg_lockguard.ddl_on_timeout = terminate: a statement whose patience is over ends those who hold
+// its locks.
+#pragma once
+
+#include <span>
+
+#include "guard/low_priority_account.h"
+#include "guard/needed_locks.h"
+
+namespace lockguard::pg {
+
+/// Ends the sessions that hold a mode of one of these locks that conflicts, now: each once, a
+/// parallel query by its leader, an autovacuum by a cancel. Where one of them may not be ended,
+/// nobody is, and the result says why, in words that follow "Nobody was ended: "; else it is null.
+///
+/// The rule is that of pg_terminate_backend(), for the role that runs the statement; only sessions
+/// of clients are ended, and nobody whom the worker would spare (sessions/exemptions). Needs a
+/// transaction. Allocates in the current memory context.
+const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account);
+
+} // namespace lockguard::pg

@@ -1,0 +1,447 @@
+// The loop: look up which locks are needed; if they are free, take them all and run the statement
+// in a subtransaction (guard/low_priority_attempt); else give everything back, and do what
+// core/wait_policy says: wait for those who hold the lock, back off, queue for a moment, or give
+// up.
+//
+// A lock that turns up inside the statement ends the attempt after a short while. From then on it
+// is one of the locks that are known, and waited for like the first.
+#include "guard/low_priority_run.h"
+
+#include "core/wait_policy.h"
+
+#include <algorithm>
+
+#include "boundary/bridge.h"
+#include "boundary/settings.h"
+#include "guard/low_priority_account.h"
+#include "guard/low_priority_attempt.h"
+#include "guard/low_priority_eviction.h"
+#include "guard/low_priority_wait.h"
+#include "guard/repack_ring.h"
+#include "locks/termination.h"
+#include "locks/waiters_behind.h"
+#include "shmem/counters.h"
+
+extern "C" {
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+using compat::steady_now;
+using core::Microseconds;
+using core::Timestamp;
+
+constexpr Microseconds kMillisecond = 1000;
+
+/// After a run in vain the next one, where it may end likewise, waits so many times as long as that
+/// one took: others wait for a tenth of the time at most.
+constexpr int kRestAfterVainRun = 9;
+
+/// A client that has gone is noticed within that time, and a transaction of the statement's own
+/// does not last longer while it waits.
+constexpr Microseconds kLongestSleep = 1'000'000;
+
+/// Whole milliseconds, at least 1, as a timer wants them.
+int milliseconds(Microseconds duration) {
+    Microseconds rounded = (duration + kMillisecond - 1) / kMillisecond;
+    return static_cast<int>(std::clamp<Microseconds>(rounded, 1, INT_MAX));
+}
+
+bool is_below(MemoryContext context, MemoryContext ancestor) {
+    while (context != nullptr && context != ancestor)
+        context = context->parent;
+    return context != nullptr;
+}
+
+/// One statement's wait. Plain data, and pointers into memory contexts.
+class LowPriorityRun {
+  public:
+    LowPriorityRun(const UtilityCall& call, CommandTag tag)
+        : account_(tag, policy_), caller_context_(CurrentMemoryContext),
+          // Only then can it have locks before it begins (a lock of the session itself aside).
+          in_transaction_(call.context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock() ||
+                          IsSubTransaction() || compat::is_pipelining()),
+          needed_(CurrentMemoryContext),
+          attempts_(call, needed_, account_, snapshot_, !in_transaction_),
+          transaction_began_(account_.started()), behind_(new_behind_record()) {
+        core::WaitLimits limits = {};
+        limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
+        limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
+        limits.deadline = core::kUnknownTime;
+        int patience = settings.ddl_max_wait;
+        if (LockTimeout > 0 && (patience == 0 || LockTimeout <= patience)) {
+            patience = LockTimeout;
+            own_limit_ = true;
+        }
+        if (patience > 0)
+            limits.deadline = account_.started() + patience * kMillisecond;
+        policy_ = core::start_wait(limits, static_cast<std::uint64_t>(MyProcPid) ^
+                                               static_cast<std::uint64_t>(account_.started_at()));
+    }
+
+    void run() {
+        round_context_ =
+            AllocSetContextCreate(caller_context_, "pg_lockguard attempt", ALLOCSET_DEFAULT_SIZES);
+        while (!try_once()) {
+        }
+        if (!account_.has_waited())
+            count(Counter::statements_immediate);
+        MemoryContextDelete(round_context_);
+    }
+
+    /// Shows nothing any more, and counts what there is to count. Never ereports.
+    void close() { account_.close(); }
+
+  private:
+    // ---- One round
+
+    /// Tries, and if that comes to nothing, waits until another try is worth while. Returns true
+    /// when the statement has run.
+    bool try_once() {
+        CHECK_FOR_INTERRUPTS();
+        MemoryContextReset(round_context_);
+        MemoryContextSwitchTo(round_context_);
+        AttemptEnd end = attempt(0);
+        bool done = end == AttemptEnd::done || (end != AttemptEnd::look_again && wait(end));
+        MemoryContextSwitchTo(caller_context_);
+        return done;
+    }
+
+    /// Does what the policy says after an attempt that came to nothing. Returns true when the
+    /// statement has run after all.
+    bool wait(AttemptEnd end) {
+        snapshot_.release();
+        AwaitedHolders holders = {};
+        if (end == AttemptEnd::blocked && account_.is_lock_known())
+            holders = look_at_holders(account_.lock().tag, account_.lock().mode);
+        attend(holders);
+
+        core::WaitDecision decision = core::decide(policy_, holders.obstacles, steady_now());
+        switch (decision.step) {
+        case core::WaitStep::wait_for_holders:
+            account_.publish(WaitPhase::waiting, decision.duration);
+            wait_for(holders, decision.duration);
+            break;
+        case core::WaitStep::back_off:
+            account_.publish(WaitPhase::backing_off, decision.duration);
+            back_off(decision.duration);
+            break;
+        case core::WaitStep::queue:
+            if (!needed_.contains(account_.lock())) {
+                // No lock to queue for: only the statement itself takes it.
+                account_.publish(WaitPhase::waiting, decision.duration);
+                wait_for(holders, decision.duration);
+                core::burst_ended(policy_, steady_now(), 0, false);
+                break;
+            }
+            account_.publish(WaitPhase::queued, decision.duration);
+            return attempt(decision.duration) == AttemptEnd::done;
+        case core::WaitStep::give_up:
+            return give_up();
+        }
+        rest();
+        renew_transaction();
+        account_.publish(WaitPhase::trying, -1);
+        return false;
+    }
+
+    void back_off(Microseconds duration) {
+        sleep_a_little(milliseconds(std::min(duration, longest_sleep())));
+        check_client();
+    }
+
+    /// Others have waited while the statement ran in vain. What it waited for is known now, and
+    /// looked at before it runs again; but not every lock can be.
+    void rest() {
+        if (account_.is_lock_known() && is_learnable(account_.lock()))
+            return;
+        Timestamp end = std::min(rest_end_, policy_.limits.deadline);
+        for (Microseconds left; (left = end - steady_now()) > 0;) {
+            account_.publish(WaitPhase::backing_off, left);
+            back_off(left);
+            attend({});
+        }
+    }
+
+    /// Sleeps on the holders, one after the other, until all have ended or the time is over.
+    void wait_for(const AwaitedHolders& holders, Microseconds duration) {
+        Timestamp end = steady_now() + duration;
+        for (const AwaitedHolder& holder : holders.holders) {
+            for (;;) {
+                Microseconds left = end - steady_now();
+                if (left <= 0)
+                    return;
+                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()));
+                check_client();
+                if (ended)
+                    break;
+                attend(holders);
+            }
+        }
+    }
+
+    /// The longest sleep on one holder, before there is something else to look after.
+    Microseconds longest_sleep() const {
+        Microseconds longest = kLongestSleep;
+        if (in_transaction_ || kept_waiting_)
+            longest = std::min(longest, std::max(policy_.limits.max_burst / 2, 10 * kMillisecond));
+        // Something happens at deadlock_timeout: autovacuum is cancelled, and a line is logged.
+        Microseconds until_then = policy_.limits.deadlock_timeout - account_.waited();
+        if (until_then > 0)
+            longest = std::min(longest, until_then);
+        return longest;
+    }
+
+    /// Looks after all else while the statement waits for these holders.
+    void attend(const AwaitedHolders& holders) {
+        if (account_.waited() >= policy_.limits.deadlock_timeout) {
+            for (const AwaitedHolder& holder : holders.holders) {
+                // As the deadlock detector does for those that stand in the queue.
+                if (holder.type == B_AUTOVAC_WORKER && !holder.against_wraparound)
+                    cancel_transaction(holder.vxid);
+            }
+            leave_ring_with_repack(holders);
+        }
+        account_.note_waiting(holders);
+        Timestamp now = steady_now();
+        if (now < next_look_behind_)
+            return;
+        next_look_behind_ = now + std::max(policy_.limits.max_burst / 4, 10 * kMillisecond);
+        mind_those_behind(holders);
+    }
+
+    /// In a transaction that holds locks, politeness has an end.
+    void mind_those_behind(const AwaitedHolders& holders) {
+        WaitersBehind behind = look_behind(behind_);
+        kept_waiting_ = behind.sessions > 0;
+        if (behind.ring == RingState::closed_by_us)
+            raise_deadlock(behind);
+        if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
+            sleep_for_deadlock_check(holders, behind.ring_holder);
+            return;
+        }
+        if (behind.longest > policy_.limits.max_burst)
+            fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
+    }
+
+    /// Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock detector
+    /// look, and that finds the ring. Nobody else could: we are never in one place for long.
+    void sleep_for_deadlock_check(const AwaitedHolders& holders, BackendIdentity on_ring) {
+        for (const AwaitedHolder& holder : holders.holders) {
+            if (holder.procno != on_ring.procno || holder.pid != on_ring.pid)
+                continue;
+            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
+            if (policy_.limits.deadline != core::kUnknownTime)
+                patience = std::min(patience, policy_.limits.deadline - steady_now());
+            sleep_until_end(holder.vxid, std::max(patience, kMillisecond), DeadlockCheck::yes);
+            return;
+        }
+    }
+
+    void leave_ring_with_repack(const AwaitedHolders& holders) {
+        if (!in_transaction_ || !account_.is_lock_known() || steady_now() < next_look_for_repack_)
+            return;
+        next_look_for_repack_ = steady_now() + 250 * kMillisecond;
+        int pid = repack_that_waits_for_us(account_.lock(), holders);
+        if (pid == 0)
+            return;
+        fail({.ring_with = pid});
+    }
+
+    /// Ends the transaction, in which nothing has been done, and begins another, so that nobody who
+    /// waits for its virtual transaction id waits for as long as the statement does: some tools
+    /// (pg_repack) poll for the end of all transactions that they have seen, while they hold what
+    /// this statement waits for. To all who look at it, it is the same statement since the same
+    /// time.
+    void renew_transaction() {
+        if (in_transaction_ || steady_now() - transaction_began_ < kLongestSleep)
+            return;
+        // Somebody else's that would not outlive the transaction.
+        if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
+            is_below(caller_context_, TopTransactionContext))
+            return;
+        account_.publish_between_transactions();
+        TimestampTz timeout_end = compat::transaction_timeout_end();
+        CommitTransactionCommand();
+        StartTransactionCommand();
+        compat::set_transaction_timeout_end(timeout_end);
+        MemoryContextSwitchTo(round_context_);
+        transaction_began_ = steady_now();
+    }
+
+    // ---- One attempt
+
+    /// With a burst of 0 the locks are taken if they are free; else the lock that was not to be had
+    /// is waited for in its queue, for that long.
+    AttemptEnd attempt(Microseconds burst) {
+        Microseconds patience = core::burst_length(policy_);
+        if (policy_.limits.deadline != core::kUnknownTime)
+            patience = std::min(patience, policy_.limits.deadline - steady_now());
+        NeededLock awaited = account_.lock();
+        AttemptResult result = attempts_.attempt(
+            {burst > 0 ? &awaited : nullptr, burst, std::max(patience, kMillisecond)});
+        report_to_policy(burst, result);
+        if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
+            return result.end;
+        if (result.lock_known)
+            account_.set_lock(result.lock);
+        else if (result.end == AttemptEnd::blocked)
+            account_.forget_lock();
+        account_.begin_to_wait(account_.has_waited() ? result.waited_since : account_.started());
+        return result.end;
+    }
+
+    void report_to_policy(Microseconds burst, const AttemptResult& result) {
+        if (result.ended == 0)
+            return; // it did not even begin
+        if (burst > 0) {
+            bool got_locks = result.got_all != 0;
+            Microseconds stay = (got_locks ? result.got_all : result.ended) - result.began;
+            core::burst_ended(policy_, result.began + stay, stay, got_locks);
+            count(Counter::bursts);
+            WaitAccount::note_stall(stay);
+        }
+        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
+        if (result.got_all == 0 || result.end == AttemptEnd::done)
+            return;
+        Microseconds stay = result.ended - result.got_all;
+        core::kept_waiting(policy_, result.ended, stay);
+        WaitAccount::note_stall(stay);
+        // The next attempt might end in the same way.
+        rest_end_ = result.ended + kRestAfterVainRun * stay;
+    }
+
+    // ---- The end of patience
+
+    bool give_up() {
+        Failure failure = {};
+        if (!own_limit_) {
+            switch (settings.on_timeout()) {
+            case DdlOnTimeout::error:
+                break;
+            case DdlOnTimeout::queue:
+                run_in_queue();
+                return true;
+            case DdlOnTimeout::terminate:
+                if (end_holders_and_run(&failure))
+                    return true;
+                break;
+            }
+        }
+        fail(failure);
+    }
+
+    /// Why patience is over, where that is not a limit on the whole wait.
+    struct Failure {
+        std::uint32_t kept_waiting = 0; // sessions
+        Microseconds kept_waiting_for = 0;
+        int ring_with = 0;                  // pid of a pg_repack that waits for this transaction
+        const char* nobody_ended = nullptr; // why, with ddl_on_timeout = terminate
+    };
+
+    [[noreturn]] void fail(const Failure& failure) {
+        MemoryContextSwitchTo(caller_context_);
+        // Who has kept others waiting for too long fails by ddl_lock_timeout.
+        bool by_lock_timeout = own_limit_ || failure.kept_waiting > 0 || failure.ring_with != 0;
+        count(by_lock_timeout ? Counter::timeouts_lock : Counter::timeouts_total);
+        // Outside of the queue, who came last is in the way as much as who came first.
+        FailedLockWait lock = {GetCurrentTimestamp(), account_.is_lock_known(), account_.lock().tag,
+                               account_.lock().mode};
+        Explanation explanation =
+            explain(account_.statement(),
+                    {lock, account_.waited(), failure.kept_waiting, failure.kept_waiting_for,
+                     policy_.longest_stay, static_cast<int32>(policy_.attempts)});
+        const char* detail = explanation.detail;
+        const char* hint = explanation.hint;
+        const char* separator = detail == nullptr ? "" : "\n";
+        const char* so_far = detail == nullptr ? "" : detail;
+        if (failure.nobody_ended != nullptr)
+            detail = psprintf("%s%sNobody was ended: %s.", so_far, separator, failure.nobody_ended);
+        if (failure.ring_with != 0) {
+            detail =
+                psprintf("%s%sPID %d is of pg_repack, which waits for this transaction to end.",
+                         so_far, separator, failure.ring_with);
+            hint = "Roll back, and run the statement outside of a transaction block, or when "
+                   "pg_repack has finished.";
+        }
+        ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+                        errmsg("canceling statement due to lock timeout"),
+                        detail != nullptr ? errdetail_internal("%s", detail) : 0,
+                        hint != nullptr ? errhint("%s", hint) : 0));
+    }
+
+    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout.
+    void run_in_queue() {
+        account_.withdraw();
+        MemoryContextSwitchTo(caller_context_);
+        int lock_timeout = 0;
+        if (LockTimeout > 0)
+            lock_timeout = milliseconds(LockTimeout * kMillisecond - account_.waited());
+        attempts_.run_in_queue(lock_timeout);
+    }
+
+    /// Ends who holds the locks, and takes its place in the queue, so that newcomers wait, for as
+    /// long as any statement may stand there. Returns false where that does not succeed.
+    bool end_holders_and_run(Failure* failure) {
+        account_.publish(WaitPhase::terminating, -1);
+        if (!account_.is_lock_known())
+            return false;
+        failure->nobody_ended = end_holders(locks_in_the_way(), account_);
+        if (failure->nobody_ended != nullptr)
+            return false;
+        const Timestamp end = steady_now() + policy_.limits.max_burst;
+        for (Microseconds left; (left = end - steady_now()) > 0;) {
+            CHECK_FOR_INTERRUPTS();
+            bool can_queue = needed_.contains(account_.lock());
+            if (attempt(can_queue ? left : 0) == AttemptEnd::done)
+                return true;
+            if (!can_queue)
+                sleep_a_little(milliseconds(10 * kMillisecond));
+        }
+        return false;
+    }
+
+    /// All locks that are known, and the one that it waits for.
+    std::span<const NeededLock> locks_in_the_way() const {
+        std::span<const NeededLock> known = needed_.all();
+        if (needed_.contains(account_.lock()))
+            return known;
+        auto* locks = static_cast<NeededLock*>(palloc(sizeof(NeededLock) * (known.size() + 1)));
+        *std::copy(known.begin(), known.end(), locks) = account_.lock();
+        return {locks, known.size() + 1};
+    }
+
+    core::WaitPolicy policy_ = {};
+    WaitAccount account_;
+    MemoryContext caller_context_;
+    MemoryContext round_context_ = nullptr; // of one attempt and the wait after it
+    bool in_transaction_;
+    bool own_limit_ = false; // the deadline is the session's own lock_timeout
+    PortalSnapshot snapshot_;
+    NeededLocks needed_;
+    Attempts attempts_;
+    Timestamp transaction_began_;
+    BehindRecord* behind_;
+    bool kept_waiting_ = false; // somebody waits behind us, by the latest look
+    Timestamp next_look_behind_ = 0;
+    Timestamp next_look_for_repack_ = 0;
+    Timestamp rest_end_ = 0;
+};
+
+} // namespace
+
+void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
+    // In the subtransaction it would find itself in a transaction block.
+    if (IsA(call.planned->utilityStmt, LockStmt))
+        RequireTransactionBlock(call.context == PROCESS_UTILITY_TOPLEVEL, "LOCK TABLE");
+    LowPriorityRun wait(call, tag);
+    run_guarded([&wait] { wait.run(); }, [&wait] { wait.close(); });
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,199 @@
+#include "guard/low_priority_wait.h"
+
+#include <algorithm>
+
+#include "boundary/bridge.h"
+#include "locks/lock_holders.h"
+#include "locks/wait_sampler.h"
+#include "sessions/backend_status.h"
+
+extern "C" {
+#include "storage/latch.h"
+#include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+core::Microseconds age(TimestampTz since, TimestampTz now) {
+    return std::max<TimestampTz>(now - since, 0);
+}
+
+/// What is known of one holder. Returns false where its transaction has ended.
+bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
+              core::Obstacles* obstacles) {
+    *holder = {vxid, -1, 0, B_INVALID, true, false, 0};
+    core::Microseconds idle_for = core::kUnknownTime;
+    core::Microseconds xact_age = core::kUnknownTime;
+
+    const PGPROC* proc =
+        VirtualTransactionIdIsRecoveredPreparedXact(vxid) ? nullptr : compat::proc_of_vxid(vxid);
+    // Read without a lock: a wrong moment only means that it has ended, or that it is asked again.
+    if (proc != nullptr && compat::lxid_of(proc) == vxid.localTransactionId && proc->pid != 0) {
+        holder->procno = compat::procno_of(proc);
+        holder->pid = proc->pid;
+        BackendStateOnly status;
+        if (read_backend_state({holder->procno, holder->pid}, &status)) {
+            holder->type = status.type;
+            holder->xact_start = status.xact_start;
+            if (status.xact_start != 0)
+                xact_age = age(status.xact_start, now);
+            // A session that is "idle" and still holds a lock has just ended its transaction.
+            if (is_idle_in_transaction(status.state) || status.state == STATE_IDLE)
+                idle_for = age(status.state_start, now);
+            else
+                holder->idle = status.state == STATE_DISABLED || status.state == STATE_UNDEFINED;
+        }
+        if (holder->type == B_AUTOVAC_WORKER) {
+            holder->idle = false;
+            holder->against_wraparound = is_wraparound_vacuum({holder->procno, holder->pid});
+            obstacles->autovacuum |= !holder->against_wraparound;
+        }
+    } else if (VirtualXactLock(vxid, false)) {
+        return false;
+    }
+
+    obstacles->holders++;
+    obstacles->oldest_age = std::max(obstacles->oldest_age, xact_age);
+    if (holder->idle) {
+        obstacles->idle++;
+        obstacles->longest_idle = std::max(obstacles->longest_idle, idle_for);
+    }
+    return true;
+}
+
+/// Who answers for a process that holds a lock: the leader, for a parallel query's worker, where it
+/// is still there. Read without a lock, as in describe().
+VirtualTransactionId leading_transaction(VirtualTransactionId vxid) {
+    const PGPROC* proc =
+        VirtualTransactionIdIsRecoveredPreparedXact(vxid) ? nullptr : compat::proc_of_vxid(vxid);
+    const PGPROC* leader = proc == nullptr ? nullptr : proc->lockGroupLeader;
+    if (leader == nullptr || leader == proc || leader->pid == 0)
+        return vxid;
+    VirtualTransactionId leading;
+    GET_VXID_FROM_PGPROC(leading, *leader);
+    return VirtualTransactionIdIsValid(leading) ? leading : vxid;
+}
+
+bool is_among(std::span<const AwaitedHolder> holders, VirtualTransactionId vxid) {
+    return std::ranges::any_of(holders, [vxid](const AwaitedHolder& holder) {
+        return VirtualTransactionIdEquals(holder.vxid, vxid);
+    });
+}
+
+/// Idle ones first, prepared ones before all; then by age.
+bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
+    if (left.idle != right.idle)
+        return left.idle;
+    return left.xact_start < right.xact_start;
+}
+
+} // namespace
+
+void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(const void*),
+                  const void* argument) {
+    // No code but the lock manager's runs meanwhile, so nobody sees the settings that way.
+    const int lock_timeout = LockTimeout;
+    const int deadlock_timeout = DeadlockTimeout;
+    const bool log_waits = log_lock_waits;
+    run_guarded(
+        [=] {
+            start_wait_limit(limit);
+            LockTimeout = 0;
+            log_lock_waits = false;
+            if (check == DeadlockCheck::no)
+                DeadlockTimeout = INT_MAX;
+            wait(argument);
+        },
+        [=] {
+            LockTimeout = lock_timeout;
+            DeadlockTimeout = deadlock_timeout;
+            log_lock_waits = log_waits;
+            stop_wait_limit();
+        });
+}
+
+bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    if (seems_free(tag, mode))
+        return false;
+    int count;
+    VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
+    pfree(vxids); // for a big server and many partitions that adds up
+    return count > 0;
+}
+
+AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    int count;
+    const VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
+    auto* holders =
+        static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * static_cast<Size>(count)));
+    AwaitedHolders result = {};
+    TimestampTz now = GetCurrentTimestamp();
+    std::size_t found = 0;
+    for (int i = 0; i < count; i++) {
+        VirtualTransactionId vxid = leading_transaction(vxids[i]);
+        if (!VirtualTransactionIdEquals(vxid, vxids[i]) && is_among({holders, found}, vxid))
+            continue; // another worker of the same query
+        if (!describe(vxid, now, &holders[found], &result.obstacles))
+            continue;
+        result.against_wraparound |= holders[found].against_wraparound;
+        found++;
+    }
+    std::sort(holders, holders + found, lasts_longer);
+    result.holders = {holders, found};
+    return result;
+}
+
+bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout, DeadlockCheck check) {
+    auto sleep = [&] {
+        run_own_wait(
+            timeout, check,
+            [](const void* argument) {
+                VirtualXactLock(*static_cast<const VirtualTransactionId*>(argument), true);
+            },
+            &vxid);
+        return true;
+    };
+    const InterruptMarks marks = mark_interrupts();
+    SubtransactionEnd end = run_in_subtransaction(sleep, is_wait_limit);
+    if (!end.kept)
+        raise_swallowed_interrupts(marks);
+    return end.kept;
+}
+
+void sleep_a_little(int timeout) {
+    static uint32 wait_event;
+    if (wait_event == 0)
+        wait_event = compat::new_wait_event("PgLockguardBackOff");
+    WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+}
+
+void check_client() {
+    if (whereToSendOutput != DestRemote || MyProcPort == nullptr ||
+        !WaitEventSetCanReportClosed() || pq_check_connection())
+        return;
+    ClientConnectionLost = true;
+    InterruptPending = true;
+    CHECK_FOR_INTERRUPTS();
+}
+
+bool release_portal_snapshot() {
+    Portal portal = ActivePortal;
+    bool releasable = portal != nullptr && portal->portalSnapshot != nullptr &&
+                      portal->holdSnapshot == nullptr && ActiveSnapshotSet() &&
+                      portal->portalSnapshot == GetActiveSnapshot();
+    if (releasable) {
+        PopActiveSnapshot();
+        portal->portalSnapshot = nullptr;
+    }
+    InvalidateCatalogSnapshot();
+    return releasable;
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,68 @@
+// Which lock a session of ours waits for, seen from a timer of its own; and the guard's own limit
+// on such waits.
+//
+// By the time that an error "canceling statement due to lock timeout" can be looked at, the lock
+// manager has forgotten the wait. So a timer of this backend notes, a few times in the course of
+// any wait that is long enough to time out, which lock that is.
+//
+// The limit is not lock_timeout: it sees the wait that it ends, so the lock is known; it ends
+// nothing but a wait, so a lock that was granted while this process did not run stays granted; and
+// it sends no signal, so what others send is not mistaken for it (see sessions/interrupt_watch).
+#pragma once
+
+#include "core/text.h"
+#include "boundary/compat.h"
+#include "sessions/interrupt_watch.h"
+
+namespace lockguard::pg {
+
+/// A wait that ended in a lock timeout, or at the guard's limit.
+struct FailedLockWait {
+    TimestampTz started_at;
+    bool lock_known; // false where the lock was granted in the very moment in which lock_timeout
+                     // struck (a late signal finds both): nobody is in the way any more
+    LOCKTAG tag;     // if lock_known
+    LOCKMODE mode;   // if lock_known
+};
+
+/// What stop_wait_sampling() goes back to: sampling nests.
+struct WaitSampling {
+    int64 outer_lock_timeout; // µs, 0 where there was none
+};
+
+/// Starts to note the locks that this backend waits for, often enough to see every wait that lasts
+/// as long as `lock_timeout` (ms, more than 0). Raises FATAL where this backend has no timeout
+/// reason left (other extensions have taken them all).
+WaitSampling start_wait_sampling(int lock_timeout);
+
+/// Ends what the matching start_wait_sampling() began. Never ereports: for error paths too.
+void stop_wait_sampling(WaitSampling sampling);
+
+/// From now on each wait for a heavyweight lock ends with an error once it has lasted for `limit`
+/// (µs, more than 0); see is_wait_limit(). Limits don't nest. Raises FATAL as
+/// start_wait_sampling().
+void start_wait_limit(core::Microseconds limit);
+
+/// Ends it. Where the limit has struck, or lock_timeout, and that has ended no wait because the
+/// lock was granted in the same moment, it never will. Never ereports: for error paths too.
+void stop_wait_limit();
+
+/// Is this error the guard's limit, and nothing else? It looks like the server's "canceling
+/// statement due to user request"; where such a request has come since start_wait_limit() as well,
+/// it is that. Never ereports.
+bool is_wait_limit(const ErrorData* error);
+
+/// The wait that the guard's limit has ended. To be asked right after that error.
+FailedLockWait limited_lock_wait();
+
+/// The wait that ended in the latest lock timeout of this backend. To be asked right after that
+/// error. Returns false where nobody looked during that wait.
+bool failed_lock_wait(FailedLockWait* wait);
+
+/// Is this the lock manager's own "canceling statement due to lock timeout", of this process or of
+/// a parallel worker? The ids of messages are not translated; a worker's message comes without its
+/// id, in the language of this session. NOWAIT, and an error that came from elsewhere, such as
+/// through dblink, are worded differently.
+bool is_lock_timeout(const ErrorData* error);
+
+} // namespace lockguard::pg

@@ -1,0 +1,104 @@
+#include "sessions/event_record.h"
+
+#include "core/event_text.h"
+#include "boundary/bridge.h"
+#include "boundary/settings.h"
+#include "sessions/backend_status.h"
+
+namespace lockguard::pg {
+
+namespace {
+
+/// Something was done to a session, would have been done, or was not allowed any more.
+bool is_action(EventKind kind) {
+    switch (kind) {
+    case EventKind::ddl_blocker_terminated:
+    case EventKind::blocker_logged:
+    case EventKind::blocker_terminated:
+    case EventKind::fuse_blown:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool is_to_be_logged(EventKind kind) {
+    switch (settings.logged_events()) {
+    case LoggedEvents::none:
+        return false;
+    case LoggedEvents::actions:
+        return is_action(kind);
+    case LoggedEvents::all:
+        return true;
+    }
+    return false;
+}
+
+/// For the server log alone: a client may have asked for messages of its own, and must not read
+/// about other sessions.
+void log_event(const Event& event, const EventNames& names) {
+    core::EventLine line = {};
+    line.kind = event_kind_name(event.kind);
+    line.id = event.id;
+    line.pid = event.pid;
+    line.database = names.database;
+    line.role = names.role;
+    line.application = event.application;
+    line.command = event.command;
+    char relation[64];
+    if (event.relation_known && names.relation.empty()) {
+        snprintf(relation, sizeof(relation), "relation %u of database %u", event.relation,
+                 event.relation_database);
+        line.relation = relation;
+    } else {
+        line.relation = names.relation;
+    }
+    if (event.lock_mode != NoLock)
+        line.lock_mode = GetLockmodeName(DEFAULT_LOCKMETHOD, event.lock_mode);
+    line.waited = event.waited;
+    line.stall = event.stall;
+    line.attempts = event.attempts;
+    line.blocker_pid = event.has_blocker ? event.blocker_pid : -1;
+    line.blocker_role = names.blocker_role;
+    line.blocker_application = event.blocker_application;
+    const char* blocker_state = event.blocker_state < 0
+                                    ? nullptr
+                                    : state_name(static_cast<BackendState>(event.blocker_state));
+    if (blocker_state != nullptr)
+        line.blocker_state = blocker_state;
+    line.blocker_idle = event.blocker_idle;
+    line.reason = event.reason;
+
+    CoreFailure failure;
+    std::string_view text = try_core(
+        CurrentMemoryContext,
+        [&line](std::pmr::memory_resource& memory) { return core::event_log_line(line, memory); },
+        &failure);
+    if (!failure.failed)
+        ereport(LOG_SERVER_ONLY, (errmsg("pg_lockguard event: %s", text.data()), errhidestmt(true),
+                                  errhidecontext(true)));
+}
+
+} // namespace
+
+void set_event_blocker(Event* event, int procno, int pid) {
+    event->has_blocker = true;
+    event->blocker_pid = pid;
+    BackendStatus status;
+    if (pid == 0 || !read_backend_status({procno, pid}, &status))
+        return;
+    event->blocker_role = status.role;
+    set_event_text(event->blocker_application, status.application_name);
+    event->blocker_state = status.state;
+    if (is_idle_in_transaction(status.state) && status.state_start != 0)
+        event->blocker_idle = Max(GetCurrentTimestamp() - status.state_start, 0);
+    set_event_text(event->blocker_query, status.query);
+}
+
+void record_event(Event* event, const EventNames& names) {
+    store_event(event);
+    if (is_to_be_logged(event->kind))
+        log_event(*event, names);
+}
+
+} // namespace lockguard::pg

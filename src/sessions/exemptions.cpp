@@ -1,0 +1,107 @@
+#include "sessions/exemptions.h"
+
+#include "boundary/settings.h"
+#include "sessions/role_membership.h"
+#include "sessions/shared_snapshots.h"
+#include "shmem/shared_state.h"
+
+extern "C" {
+#include "utils/acl.h"
+#include "utils/varlena.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+/// The elements of a list setting, whose check hook has accepted it.
+List* names_in(const char* setting) {
+    List* names = NIL;
+    SplitIdentifierString(pstrdup(setting), ',', &names);
+    return names;
+}
+
+/// Is pg_lockguard.protected on in the session? What it does not say itself is as in the
+/// configuration files, which this process reads as well.
+bool is_protected(int procno, TimestampTz session_start) {
+    switch (protection_of(procno, session_start)) {
+    case Protection::on:
+        return true;
+    case Protection::off:
+        return false;
+    case Protection::as_server:
+        break;
+    }
+    return protected_by_server();
+}
+
+bool is_member_of_any(Oid member, const List* roles) {
+    for (int i = 0; i < list_length(roles); i++) {
+        if (is_member_of(member, list_nth_oid(roles, i)))
+            return true;
+    }
+    return false;
+}
+
+bool is_named(const char* name, const List* names) {
+    for (int i = 0; name != nullptr && i < list_length(names); i++) {
+        if (strcmp(static_cast<const char*>(list_nth(names, i)), name) == 0)
+            return true;
+    }
+    return false;
+}
+
+} // namespace
+
+ExemptionLists read_exemption_lists(bool report_missing) {
+    ExemptionLists lists = {};
+    lists.databases = names_in(settings.exempt_databases);
+    List* names = names_in(settings.exempt_roles);
+    List* roles = NIL;
+    for (int i = 0; i < list_length(names); i++) {
+        const auto* name = static_cast<const char*>(list_nth(names, i));
+        Oid role = get_role_oid(name, true);
+        if (OidIsValid(role)) {
+            roles = lappend_oid(roles, role);
+            continue;
+        }
+        lists.role_missing = true;
+        if (report_missing)
+            ereport(WARNING,
+                    (errcode(ERRCODE_UNDEFINED_OBJECT),
+                     errmsg("role \"%s\" of pg_lockguard.exempt_roles does not exist", name),
+                     errhint("Correct the setting and reload: it protects nobody.")));
+    }
+    lists.roles = roles;
+    return lists;
+}
+
+void find_exemptions(BackendIdentity session, LocalTransactionId lxid, Oid role,
+                     const BackendStatus& status, const ExemptionLists& lists, NameLookup lookup,
+                     core::SessionFacts* facts) {
+    facts->protected_by_setting = is_protected(session.procno, status.proc_start);
+    facts->exempt_role = is_member_of_any(role, lists.roles);
+    facts->exempt_database = is_named(database_name(status.database, lookup), lists.databases);
+    facts->exempt_application =
+        core::matches_application(settings.exempt_applications, status.application_name);
+    facts->shares_snapshot = shares_snapshot(session.procno, session.pid, lxid);
+}
+
+const char* why_exempt(BackendIdentity session, LocalTransactionId lxid,
+                       const ExemptionLists& lists, NameLookup lookup) {
+    if (!exemptions_can_be_read(lookup))
+        return "what pg_lockguard.exempt_roles says can't be looked up without waiting for a lock";
+    BackendStatus status;
+    const PGPROC* proc = GetPGProcByNumber(session.procno);
+    if (!read_backend_status(session, &status))
+        return proc->pid == session.pid ? "its status can't be read at the moment" : nullptr;
+    core::SessionFacts facts = {};
+    facts.client_backend = true;
+    facts.idle_in_transaction = true; // what it does is not asked here
+    find_exemptions(session, lxid, proc->roleId, status, lists, lookup, &facts);
+    core::SpareReason reason = core::spare_reason(facts, {});
+    // Static text with an end.
+    return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,36 @@
+// What is sent to this session while it swallows a lock timeout, so that nothing is lost with it.
+//
+// ProcessInterrupts() serves everything that has struck with one error. Whoever swallows "canceling
+// statement due to lock timeout" swallows with it a statement_timeout that struck in the same
+// instant, and a cancel request; for both of them come as SIGINT, like the lock timeout itself. So
+// the arrival of SIGINT is counted here, apart from those that this process sends to itself (the
+// server's timeouts do), and whether statement_timeout is still to come can be asked.
+//
+// What can't be told apart: two signals of one number that arrive while the first of them waits to
+// be delivered become one. The signal of the server's own lock timeout is delivered before the
+// kill() that sends it returns, so that window is the end of one system call. The guard's own limit
+// (locks/wait_sampler) sends no signal, and leaves no such window.
+#pragma once
+
+#include "boundary/compat.h"
+
+namespace lockguard::pg {
+
+/// As of the beginning of what may be swallowed. Plain data.
+struct InterruptMarks {
+    uint32 cancels;         // SIGINTs from outside, so far
+    bool statement_timeout; // it was to come
+};
+
+/// Notes what is in force now. From then on SIGINT is counted in this process. Never ereports.
+InterruptMarks mark_interrupts();
+
+/// Has somebody else sent SIGINT since? Never ereports.
+bool cancel_came(const InterruptMarks& marks);
+
+/// To be called after an error was swallowed, with the transaction sound again: raises what struck
+/// along with it, by the words and SQLSTATE of the server (57014), and serves whatever else is
+/// pending.
+void raise_swallowed_interrupts(const InterruptMarks& marks);
+
+} // namespace lockguard::pg

@@ -1,0 +1,100 @@
+// The record of what the guard and the worker did: a ring of events in shared memory
+// (pg_lockguard.events_max). It stores; what is stored is for sessions/event_record.
+//
+// Each place of the ring has a word that says which event is in it and whether it is whole.
+// - A writer takes the next number, claims that number's place by changing the word, copies, and
+//   changes the word again. It waits for nobody: where another writer is still busy in the place
+//   (it has been overtaken by a whole round), the event is lost, and counted as such.
+// - A reader copies, and takes the copy for good only where the word was the same before and after.
+// A writer can't be interrupted while it copies, except by a crash, after which the shared memory
+// is new. No lock, no ereport.
+#pragma once
+
+#include <string_view>
+
+#include "boundary/compat.h"
+
+namespace lockguard::pg {
+
+enum class EventKind : int {
+    ddl_waited,             // a guarded statement waits, and others do not wait behind it
+    ddl_acquired,           // ... has got its locks after that
+    ddl_timeout,            // ... has given up
+    ddl_deadlock,           // ... was in a deadlock
+    ddl_blocker_terminated, // ... has ended a session that was in its way
+    blocker_logged,         // the worker would have ended a session
+    blocker_resolved,       // ... and that has ceased to block by itself
+    blocker_terminated,     // the worker has ended a session
+    blocker_spared,         // the worker has spared a session, for the reason given
+    fuse_blown,             // the worker must not end any more sessions for a while
+};
+
+const char* event_kind_name(EventKind kind);
+
+/// One event. Plain data of fixed size; text is cut to fit, and ends with a NUL. Names are OIDs
+/// here: who reads them resolves them. Make it with new_event().
+struct Event {
+    int64 id; // counts from 1 since the server was started; given by record_event()
+    TimestampTz at;
+    EventKind kind;
+
+    // The statement that waited for the lock.
+    int pid; // 0 where there is none
+    Oid role;
+    Oid database; // of the session, and of the relation
+    char application[NAMEDATALEN];
+    char command[64]; // "ALTER TABLE"; "" where unknown
+
+    bool relation_known;
+    Oid relation_database; // 0 for a shared catalog
+    Oid relation;
+    LOCKMODE lock_mode; // NoLock where unknown
+
+    int64 waited;   // µs; -1 where it does not apply
+    int64 stall;    // µs: how long others could be kept waiting; -1 likewise
+    int32 attempts; // -1 likewise
+
+    // Who was in the way.
+    bool has_blocker;
+    int blocker_pid; // 0 for a prepared transaction
+    Oid blocker_role;
+    char blocker_application[NAMEDATALEN];
+    int blocker_state;  // a BackendState, or -1
+    int64 blocker_idle; // µs; -1 where unknown
+    char blocker_query[512];
+
+    char reason[256];
+    char lock_tree[2048];
+};
+
+/// With nothing in it but the kind.
+void new_event(EventKind kind, Event* event);
+
+/// Copies text and cuts it.
+template <std::size_t N>
+void set_event_text(char (&field)[N], std::string_view text) {
+    std::size_t length = Min(text.size(), N - 1);
+    memcpy(field, text.data(), length);
+    field[length] = '\0';
+}
+
+/// Gives the event its number and time and puts it into the ring. Without shared memory it only
+/// gives it the time. Never ereports.
+void store_event(Event* event);
+
+/// Reading: the numbers of the oldest and of the newest event that can be in the ring; none where
+/// newest < oldest.
+struct EventRange {
+    int64 oldest;
+    int64 newest;
+};
+EventRange recorded_events();
+
+/// Copies one. Returns false where it is overwritten, or not whole yet. Never waits.
+bool read_event(int64 id, Event* event);
+
+/// For shmem/shared_state, as in shmem/counters.
+void request_event_ring();
+void start_up_event_ring();
+
+} // namespace lockguard::pg

@@ -1,0 +1,93 @@
+// Who keeps sessions from ACCESS EXCLUSIVE on a relation: one look at the lock table, what the
+// policy (core/blocker_policy) is to know of those who hold what is waited for, and its judgement.
+//
+// Reads shared catalogs only, and waits for no lock.
+#pragma once
+
+#include "core/blocker_policy.h"
+#include "core/event_text.h"
+#include "core/lock_forest.h"
+#include "core/lock_graph.h"
+#include "core/text.h"
+
+#include "locks/lock_snapshot.h"
+#include "locks/termination.h"
+#include "sessions/backend_status.h"
+#include "sessions/event_record.h"
+
+namespace lockguard::pg {
+
+/// Since when a session has read from its client without any change of its status, or a prepared
+/// transaction has been in the way. (When it was prepared can't be asked in no database.)
+struct Stall {
+    int pid;                 // 0 for a prepared transaction
+    LocalTransactionId lxid; // or its xid
+    int change_count;
+    TimestampTz since;
+};
+
+/// What looks have to know of those before them.
+struct LookMemory {
+    Stall* stalls;       // by procno; an entry whose session has gone on can match nothing again
+    bool roles_reported; // names in exempt_roles that do not exist, since the latest reload
+};
+
+/// What one look gathers. Everything is in its memory context.
+struct BlockerLook {
+    MemoryContext memory;
+    TimestampTz now;
+    LockSnapshot snapshot;
+    core::LockGraph graph;
+
+    core::BlockedRequest* requests;
+    const SnapshotWait** request_waits; // parallel to requests
+    std::size_t request_count;
+
+    // All parallel to the snapshot's sessions. A session that holds nothing that a request waits
+    // for has no status (null), and its facts say that it may not be ended.
+    core::SessionFacts* facts;
+    BackendStatus** statuses;
+    std::size_t session_count;
+
+    core::Judgement judgement;
+
+    // The drawing, made when it is first needed.
+    std::span<const core::ForestRow> rows;
+    core::TreeLabel* labels;
+};
+
+/// A decision of the policy with everything that is to be said about it.
+struct BlockerCase {
+    core::BlockerDecision decision;
+    core::Termination words;
+    EventNames names;
+    const char* requester; // what kind of process, where no client waits behind it; else null
+    Event* event;          // complete but for kind, reason and tree
+};
+
+/// The cases of a look: first those to end, then those to spare.
+struct BlockerCases {
+    BlockerCase* cases; // null where the catalogs can't be read without waiting for a lock
+    std::size_t to_end;
+    std::size_t count;
+};
+
+/// Looks, and judges without the catalogs, which is enough to know that there is nothing to do, and
+/// when there will be. Returns false where nobody is in the way of a request. Outside of
+/// transactions; ereports out of memory.
+///
+/// \param memory   where the look lives; the current memory context
+/// \param earlier  what this look adds to, for the next
+bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* look);
+
+/// Judges again, in a transaction of its own, knowing what the catalogs know, and puts what is left
+/// into words. Where they can't be read now, it is for the next look.
+BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier);
+
+BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDecision& decision);
+RequestIdentity request_identity(const BlockerLook& look, const core::BlockerDecision& decision);
+
+/// Puts the tree that the victim is in into the event. Only the rows that fit need their labels.
+void set_tree(BlockerLook* look, core::SessionIndex victim, Event* event);
+
+} // namespace lockguard::pg

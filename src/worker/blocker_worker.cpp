@@ -1,0 +1,442 @@
+// The worker: a background process of the server that looks at the lock table every
+// pg_lockguard.worker_interval. Where a session holds a lock, sits idle in its transaction, and
+// keeps somebody from ACCESS EXCLUSIVE on a relation for too long, it ends that session, or says
+// that it would (pg_lockguard.blocker_action).
+//
+// A look, cheapest question first:
+//   1. Does anybody wait? An unlocked glance at the process array. Most looks end here.
+//   2. Does anybody wait for ACCESS EXCLUSIVE on a relation? One copy of the wait-for graph.
+//   3. Who holds what they wait for, and is idle in transaction? The status of those sessions.
+//   4. Whom would the policy end (core/blocker_policy)?
+//   5. Only then, in a short transaction: are they superusers or exempt, and what are the names?
+//   6. End them, each by its full identity (locks/termination), as far as the fuses allow it, or
+//   write
+//      the log line. Those that the policy spares are named with the reason.
+// 2 to 5 are worker/blocker_look; what comes of 6 is an event in the record (shmem/event_ring).
+//
+// In the rehearsal (blocker_action = log) it goes on to watch those that it would have ended, and
+// records when they cease to block by themselves.
+//
+// It connects to no database: it reads shared catalogs only, and keeps no database from being
+// dropped. It waits for no heavyweight lock: catalogs that can't be read now make it look again
+// later. An ERROR ends the process, and the postmaster starts it anew after kRestartSeconds. The
+// fuses lie in shared memory and outlive it. What it has said already, it says again, and what it
+// watched in a rehearsal is forgotten.
+#include "worker/blocker_worker.h"
+
+#include "boundary/bridge.h"
+#include "boundary/settings.h"
+#include "shmem/counters.h"
+#include "shmem/shared_state.h"
+#include "worker/blocker_look.h"
+
+extern "C" {
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+
+PGDLLEXPORT void pg_lockguard_worker_main(Datum argument);
+}
+
+namespace lockguard::features {
+
+namespace {
+
+constexpr int kRestartSeconds = 5;
+
+// However often it is woken, it looks no more often than that (ms).
+constexpr int kShortestGap = 10;
+
+// ---- What has been done already
+
+/// A session in the state for which it was dealt with.
+struct Dealt {
+    int pid;                  // 0 for a prepared transaction
+    LocalTransactionId lxid;  // or its xid
+    TimestampTz state_start;  // 0 in an unused entry
+    core::SpareReason spared; // none: it was ended, or would have been
+
+    bool operator==(const Dealt&) const = default;
+};
+
+/// A session that would have been ended, watched until it has ceased to block.
+struct Rehearsal {
+    pg::BlockerIdentity blocker;
+    pg::RequestIdentity request;
+    pg::Event* event; // as it was recorded; null in an unused one
+};
+constexpr int kMostRehearsals = 100;
+
+/// What has been said or done about whom, so that the log has one line for each, not one for each
+/// look. By procno; an entry whose session has gone on can match nothing again, and is overwritten
+/// in time.
+struct History {
+    Dealt* dealt;             // proc_count entries
+    TimestampTz* held_for;    // likewise, by who waits: the wait whose fuse has been reported
+    int proc_count;           // of processes and prepared transactions
+    pg::BlockerAction action; // under which all of them were dealt with
+    Rehearsal rehearsals[kMostRehearsals];
+    int rehearsal_count;
+    bool fuse_reported; // that of terminations per minute, since it last let somebody pass
+    pg::LookMemory looks;
+
+    bool rehearses() const { return action != pg::BlockerAction::terminate; }
+};
+
+void forget_rehearsal(History* history, int index) {
+    pfree(history->rehearsals[index].event);
+    history->rehearsals[index] = history->rehearsals[--history->rehearsal_count];
+}
+
+void forget_all(History* history, pg::BlockerAction action) {
+    memset(static_cast<void*>(history->dealt), 0, sizeof(Dealt) * history->proc_count);
+    memset(history->held_for, 0, sizeof(TimestampTz) * history->proc_count);
+    while (history->rehearsal_count > 0)
+        forget_rehearsal(history, 0);
+    history->fuse_reported = false;
+    history->action = action;
+}
+
+void begin_history(History* history) {
+    memset(static_cast<void*>(history), 0, sizeof(*history));
+    history->proc_count = pg::compat::count_of_procs();
+    auto count = static_cast<Size>(history->proc_count);
+    MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+    history->dealt = static_cast<Dealt*>(palloc0(sizeof(Dealt) * count));
+    history->looks.stalls = static_cast<pg::Stall*>(palloc0(sizeof(pg::Stall) * count));
+    history->held_for = static_cast<TimestampTz*>(palloc0(sizeof(TimestampTz) * count));
+    MemoryContextSwitchTo(caller);
+    forget_all(history, pg::settings.action());
+}
+
+bool was_dealt_with(const History& history, const pg::BlockerIdentity& blocker,
+                    core::SpareReason spared) {
+    return history.dealt[blocker.procno] ==
+           Dealt{blocker.pid, blocker.lxid, blocker.state_start, spared};
+}
+
+void remember(History* history, const pg::BlockerIdentity& blocker, core::SpareReason spared) {
+    history->dealt[blocker.procno] = {blocker.pid, blocker.lxid, blocker.state_start, spared};
+}
+
+// ---- Telling
+
+using Words = std::string_view (*)(const core::Termination&, std::pmr::memory_resource&);
+
+const char* in_words(const pg::BlockerLook& look, Words words,
+                     const core::Termination& termination) {
+    std::string_view text = pg::call_core(
+        look.memory, [&](std::pmr::memory_resource& memory) { return words(termination, memory); });
+    return text.data();
+}
+
+void record(pg::BlockerLook* look, const pg::BlockerCase& c, pg::EventKind kind,
+            std::string_view reason) {
+    c.event->kind = kind;
+    pg::set_event_text(c.event->reason, reason);
+    pg::set_tree(look, c.decision.victim, c.event);
+    pg::record_event(c.event, c.names);
+}
+
+pg::Counter counter_of(core::SpareReason reason) {
+    static_assert(static_cast<int>(core::SpareReason::no_client_waits) + 1 == core::kSpareReasons);
+    static_assert(static_cast<int>(pg::Counter::spared_no_client) -
+                      static_cast<int>(pg::Counter::spared_prepared) ==
+                  static_cast<int>(core::SpareReason::no_client_waits) -
+                      static_cast<int>(core::SpareReason::prepared_transaction));
+    return static_cast<pg::Counter>(static_cast<int>(pg::Counter::spared_prepared) +
+                                    static_cast<int>(reason) -
+                                    static_cast<int>(core::SpareReason::prepared_transaction));
+}
+
+// ---- Acting
+
+/// Says whom the policy spares, once for each state of the session.
+void spare(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
+    pg::BlockerIdentity blocker = pg::blocker_identity(*look, c.decision);
+    core::SpareReason reason = c.decision.spared;
+    if (was_dealt_with(*history, blocker, reason))
+        return;
+    // Clients come and go behind a request: what has been said of the session need not be said
+    // again when there is one once more.
+    if (reason == core::SpareReason::no_client_waits &&
+        was_dealt_with(*history, blocker, core::SpareReason::none))
+        return;
+    remember(history, blocker, reason);
+    pg::count(counter_of(reason));
+    std::string_view text = core::spare_reason_text(reason);
+    const char* told = text.data();
+    const char* logged = told;
+    if (reason == core::SpareReason::prepared_transaction)
+        told = psprintf("transaction %u of pg_prepared_xacts: %s", blocker.lxid, told);
+    else if (reason == core::SpareReason::no_client_waits)
+        told = logged = psprintf("the request of a background process (%s) does not count: no "
+                                 "client waits behind it",
+                                 c.requester);
+    record(look, c, pg::EventKind::blocker_spared, told);
+    ereport(LOG, (errmsg("pg_lockguard: spared %s: %s",
+                         in_words(*look, core::termination_log_line, c.words), logged)));
+}
+
+/// Does a fuse hold? Then that is said, once until it lets somebody pass, or for each request.
+bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
+    const pg::RequestIdentity request = pg::request_identity(*look, c.decision);
+    const pg::SnapshotWait& wait = *look->request_waits[c.decision.request];
+    const pg::WorkerFuses* fuses = pg::worker_fuses(history->rehearses());
+    const auto limit = static_cast<uint32>(pg::settings.max_terminations_per_minute);
+    const core::Microseconds now = pg::compat::steady_now();
+    char reason[128];
+    if (!core::fuse_allows(fuses->terminations, limit, now)) {
+        if (history->fuse_reported)
+            return true;
+        history->fuse_reported = true;
+        snprintf(reason, sizeof(reason),
+                 "pg_lockguard.max_terminations_per_minute (%u) has been reached", limit);
+    } else if (core::request_fuse_holds(
+                   fuses->requests[request.procno], request.pid, wait.wait_start,
+                   static_cast<core::Microseconds>(pg::settings.blocker_min_wait) * 1000, now)) {
+        history->fuse_reported = false;
+        if (history->held_for[request.procno] == wait.wait_start)
+            return true;
+        history->held_for[request.procno] = wait.wait_start;
+        snprintf(reason, sizeof(reason),
+                 "another session was ended for the same request less than "
+                 "pg_lockguard.blocker_min_wait (%d ms) ago",
+                 pg::settings.blocker_min_wait);
+    } else {
+        history->fuse_reported = false;
+        return false;
+    }
+    pg::count(pg::Counter::fuses_blown);
+    record(look, c, pg::EventKind::fuse_blown, reason);
+    ereport(LOG, (errmsg("pg_lockguard: a fuse holds: %s", reason),
+                  errdetail_log("Not ended for now: %s.",
+                                in_words(*look, core::termination_log_line, c.words))));
+    return true;
+}
+
+void note_fuses(const pg::BlockerLook& look, const pg::BlockerCase& c, const History& history) {
+    const pg::RequestIdentity request = pg::request_identity(look, c.decision);
+    pg::WorkerFuses* fuses = pg::worker_fuses(history.rehearses());
+    core::Microseconds now = pg::compat::steady_now();
+    core::note_termination(fuses->terminations, now);
+    fuses->requests[request.procno] = {request.pid,
+                                       look.request_waits[c.decision.request]->wait_start, now};
+}
+
+void watch(History* history, const pg::BlockerIdentity& blocker, const pg::RequestIdentity& request,
+           const pg::Event& event) {
+    if (history->rehearsal_count == kMostRehearsals)
+        forget_rehearsal(history, 0);
+    auto* copy = static_cast<pg::Event*>(MemoryContextAlloc(TopMemoryContext, sizeof(pg::Event)));
+    *copy = event;
+    history->rehearsals[history->rehearsal_count++] = {blocker, request, copy};
+}
+
+/// One at a time: the check, the signal, the line in the log. A session that has been sent SIGTERM
+/// and is still there has not got round to it yet: it is neither signaled nor logged again.
+void end(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
+    pg::BlockerIdentity blocker = pg::blocker_identity(*look, c.decision);
+    pg::RequestIdentity request = pg::request_identity(*look, c.decision);
+    if (was_dealt_with(*history, blocker, core::SpareReason::none) || fuse_holds(look, c, history))
+        return;
+
+    const char* line = in_words(*look, core::termination_log_line, c.words);
+    pg::TerminationResult result =
+        history->rehearses() ? pg::rehearse_termination(blocker, request)
+                             : pg::terminate_blocker(blocker, request,
+                                                     in_words(*look, core::victim_detail, c.words));
+    if (result != pg::TerminationResult::signaled) {
+        const char* reason = pg::termination_result_text(result);
+        pg::count(pg::Counter::spared_changed);
+        record(look, c, pg::EventKind::blocker_spared, reason);
+        ereport(DEBUG1,
+                (errmsg_internal("pg_lockguard: PID %d is left alone: %s", blocker.pid, reason)));
+        return;
+    }
+    remember(history, blocker, core::SpareReason::none);
+    note_fuses(*look, c, *history);
+    if (history->rehearses()) {
+        pg::count(pg::Counter::rehearsals);
+        record(look, c, pg::EventKind::blocker_logged, {});
+        watch(history, blocker, request, *c.event);
+        ereport(LOG, (errmsg("pg_lockguard: would terminate %s", line)));
+    } else {
+        pg::count(pg::Counter::terminations);
+        record(look, c, pg::EventKind::blocker_terminated, {});
+        ereport(LOG, (errmsg("pg_lockguard: terminated %s", line)));
+    }
+}
+
+/// The steps of a look, in the order given at the top. Returns in how many microseconds somebody
+/// will be due; negative for nobody.
+core::Microseconds look_and_act(MemoryContext context, History* history) {
+    pg::BlockerLook look;
+    if (!pg::look_for_blockers(context, &history->looks, &look))
+        return -1;
+    if (look.judgement.to_end.empty() && look.judgement.to_spare.empty())
+        return look.judgement.next_due;
+    pg::BlockerCases cases = pg::judge_with_catalogs(&look, &history->looks);
+    if (cases.cases == nullptr) {
+        ereport(DEBUG1, (errmsg_internal(
+                            "pg_lockguard: roles can't be looked up without waiting for a lock")));
+        return -1;
+    }
+    for (std::size_t i = 0; i < cases.to_end; i++)
+        end(&look, cases.cases[i], history);
+    for (std::size_t i = cases.to_end; i < cases.count; i++)
+        spare(&look, cases.cases[i], history);
+    return look.judgement.next_due;
+}
+
+// ---- The end of a rehearsal
+
+/// In words that follow "event 12: ".
+const char* outcome_text(pg::Outcome outcome) {
+    switch (outcome) {
+    case pg::Outcome::still_blocks:
+        return "it still blocks";
+    case pg::Outcome::transaction_over:
+        return "it ended its transaction by itself";
+    case pg::Outcome::went_on:
+        return "it went on by itself";
+    case pg::Outcome::lock_released:
+        return "it released the lock by itself";
+    case pg::Outcome::request_gone:
+        return "the request that it blocked was given up";
+    }
+    return "";
+}
+
+/// Records the sessions that would have been ended and have ceased to block since.
+void review_rehearsals(MemoryContext context, History* history) {
+    TimestampTz now = GetCurrentTimestamp();
+    for (int i = history->rehearsal_count - 1; i >= 0; i--) {
+        const Rehearsal& rehearsal = history->rehearsals[i];
+        pg::Outcome outcome = pg::outcome_of(rehearsal.blocker, rehearsal.request);
+        if (outcome == pg::Outcome::still_blocks)
+            continue;
+        if (outcome != pg::Outcome::request_gone)
+            pg::count(pg::Counter::rehearsals_needless);
+        pg::Event event = *rehearsal.event;
+        core::Microseconds since = Max(now - event.at, 0);
+        std::string_view duration =
+            pg::call_core(context, [since](std::pmr::memory_resource& memory) {
+                return core::duration_text(since, memory);
+            });
+        event.kind = pg::EventKind::blocker_resolved;
+        snprintf(event.reason, sizeof(event.reason), "event " INT64_FORMAT ": %s after %s",
+                 event.id, outcome_text(outcome), duration.data());
+        event.waited += since;
+        event.blocker_idle += since;
+        event.lock_tree[0] = '\0';
+        forget_rehearsal(history, i);
+        pg::record_event(&event, {});
+        ereport(LOG, (errmsg("pg_lockguard: PID %d, which would have been terminated: %s after %s",
+                             event.blocker_pid, outcome_text(outcome), duration.data())));
+    }
+}
+
+// ---- The process
+
+void reload_configuration(History* history) {
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+    pg::publish_server_protection();
+    history->looks.roles_reported = false;
+    pg::BlockerAction action = pg::settings.action();
+    if (action != history->action)
+        forget_all(history, action);
+}
+
+/// Looks, where there is something to look for. Returns as look_and_act().
+core::Microseconds look(MemoryContext context, History* history) {
+    core::Microseconds next_due = -1;
+    bool done = false;
+    MemoryContextSwitchTo(context);
+    pg::run_guarded(
+        [&] {
+            pg::count(pg::Counter::looks);
+            if (history->rehearsal_count > 0)
+                review_rehearsals(context, history);
+            if (pg::anybody_waits())
+                next_due = look_and_act(context, history);
+            done = true;
+        },
+        [&] {
+            if (!done)
+                pg::count(pg::Counter::errors);
+        });
+    MemoryContextSwitchTo(TopMemoryContext);
+    MemoryContextReset(context);
+    return next_due;
+}
+
+/// Sleeps until the next look is due, or somebody wakes us; until somebody wakes us, where there is
+/// nothing to look for.
+void sleep_until_next_look(pg::BlockerAction action, core::Microseconds next_due,
+                           uint32 wait_event) {
+    if (action == pg::BlockerAction::off) {
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, wait_event);
+        ResetLatch(MyLatch);
+        return;
+    }
+    // First without the latch: however many wake us, they share one look.
+    WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, kShortestGap, wait_event);
+    long rest = pg::settings.worker_interval;
+    if (next_due >= 0 && next_due / 1000 < rest)
+        rest = static_cast<long>(next_due / 1000) + 1;
+    rest -= kShortestGap;
+    if (rest > 0)
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, wait_event);
+    ResetLatch(MyLatch);
+}
+
+[[noreturn]] void run() {
+    uint32 wait_event = pg::compat::new_wait_event("PgLockguardWorker");
+    MemoryContext look_context =
+        AllocSetContextCreate(TopMemoryContext, "pg_lockguard look", ALLOCSET_DEFAULT_SIZES);
+    auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
+    begin_history(history);
+    pg::announce_worker();
+    pg::publish_server_protection();
+
+    while (!ShutdownRequestPending) {
+        CHECK_FOR_INTERRUPTS();
+        if (ConfigReloadPending)
+            reload_configuration(history);
+        core::Microseconds next_due = -1;
+        if (history->action != pg::BlockerAction::off)
+            next_due = look(look_context, history);
+        sleep_until_next_look(history->action, next_due, wait_event);
+    }
+    // Had it been 0, pg_terminate_backend() would retire the worker until the server is restarted.
+    proc_exit(1);
+}
+
+} // namespace
+
+void register_blocker_worker() {
+    BackgroundWorker worker = {};
+    worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+    // On a standby there may be nothing to end, but after a promotion there is.
+    worker.bgw_start_time = BgWorkerStart_ConsistentState;
+    worker.bgw_restart_time = kRestartSeconds;
+    strlcpy(worker.bgw_library_name, "pg_lockguard", sizeof(worker.bgw_library_name));
+    strlcpy(worker.bgw_function_name, "pg_lockguard_worker_main", sizeof(worker.bgw_function_name));
+    strlcpy(worker.bgw_name, "pg_lockguard worker", sizeof(worker.bgw_name));
+    strlcpy(worker.bgw_type, "pg_lockguard worker", sizeof(worker.bgw_type));
+    RegisterBackgroundWorker(&worker);
+}
+
+} // namespace lockguard::features
+
+void pg_lockguard_worker_main(Datum /*argument*/) {
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    // Not die(), which would leave a FATAL in the log at every shutdown of the server. A look is
+    // short and never waits for a heavyweight lock, so it need not be interrupted.
+    pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+    BackgroundWorkerUnblockSignals();
+    BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
+    lockguard::features::run();
+}

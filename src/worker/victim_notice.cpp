@@ -1,0 +1,70 @@
+// Runs in the victim. SIGTERM carries no text, so the worker leaves a notice in shared memory
+// (shared_state), and the victim adds it to its own farewell.
+//
+// A change of a message's content in emit_log_hook is not promised by PostgreSQL, and the hook does
+// not run where log_min_messages is "panic". So this is a courtesy; the record is the worker's line
+// in the server log.
+#include "worker/victim_notice.h"
+
+#include "core/text.h"
+#include "boundary/bridge.h"
+#include "shmem/shared_state.h"
+
+namespace lockguard::features {
+
+namespace {
+
+emit_log_hook_type previous_emit_log_hook;
+
+/// before and text on lines of their own, in the error's own memory. No memory, no text: returns
+/// `before` as it was. Never ereports.
+char* appended(const ErrorData& error, char* before, const char* text, std::size_t length) {
+    std::size_t kept = before != nullptr ? strlen(before) + 1 : 0;
+    auto* result = static_cast<char*>(
+        MemoryContextAllocExtended(error.assoc_context, kept + length + 1, MCXT_ALLOC_NO_OOM));
+    if (result == nullptr)
+        return before;
+    if (kept > 0) {
+        memcpy(result, before, kept - 1);
+        result[kept - 1] = '\n';
+    }
+    memcpy(result + kept, text, length);
+    result[kept + length] = '\0';
+    return result;
+}
+
+/// PostgreSQL 19 has a DETAIL of its own here (who has sent the signal), which stays.
+void add_notice(ErrorData* error) {
+    // The transaction has not been aborted yet: a FATAL is reported where it is raised, and the
+    // clean-up follows on the way out. So the transaction's lxid is still in place.
+    char detail[pg::kNoticeDetailBytes];
+    if (!pg::take_termination_notice(pg::compat::procno_of(MyProc), MyProcPid,
+                                     pg::compat::lxid_of(MyProc), &detail))
+        return;
+    error->detail = appended(*error, error->detail, detail, strlen(detail));
+
+    pg::CoreFailure failure;
+    auto hint = pg::try_core(
+        error->assoc_context, [](std::pmr::memory_resource&) { return core::victim_hint(); },
+        &failure);
+    if (!failure.failed)
+        error->hint = appended(*error, error->hint, hint.data(), hint.size());
+}
+
+/// Must not ereport: it runs within the reporting of an error.
+void on_emit_log(ErrorData* error) {
+    if (unlikely(error->elevel == FATAL && error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN &&
+                 MyProc != nullptr))
+        add_notice(error);
+    if (previous_emit_log_hook != nullptr)
+        previous_emit_log_hook(error);
+}
+
+} // namespace
+
+void install_victim_notice() {
+    previous_emit_log_hook = emit_log_hook;
+    emit_log_hook = on_emit_log;
+}
+
+} // namespace lockguard::features
