@@ -7,7 +7,7 @@
 #include "core/lock_graph.h"
 
 #include "core/kept_array.h"
-#include "core/lock_table_access.h"
+#include "core/lock_table.h"
 
 #include <algorithm>
 #include <array>

@@ -11,7 +11,7 @@
 #include "core/lock_order.h"
 
 #include "core/kept_array.h"
-#include "core/lock_table_access.h"
+#include "core/lock_table.h"
 
 #include <algorithm>
 #include <array>

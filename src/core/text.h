@@ -4,7 +4,7 @@
 // string. All throw std::bad_alloc and nothing else.
 #pragma once
 
-#include "core/lock_graph.h"
+#include "core/time.h"
 
 #include <cstdint>
 #include <memory_resource>
@@ -13,8 +13,6 @@
 #include <string_view>
 
 namespace lockguard::core {
-
-using Microseconds = std::int64_t;
 
 /// "350 ms", "2.0 s", "30 s", "10 min", "3 h", "4 d": two significant figures at most below 10 s,
 /// whole units above, rounded down; negative is "0 ms".

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "boundary/compat.h"
-#include "guard/lock_targets.h"
+#include "guard/lock_target.h"
 
 extern "C" {
 #include "nodes/primnodes.h"

@@ -9,13 +9,9 @@
 #include <span>
 
 #include "boundary/compat.h"
+#include "guard/lock_target.h"
 
 namespace lockguard::pg {
-
-struct LockTarget {
-    Oid relation;
-    LOCKMODE mode;
-};
 
 struct LockTargets {
     /// In the order in which the statement would take them. A relation is here twice if it is
