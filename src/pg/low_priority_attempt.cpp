@@ -37,6 +37,18 @@ void queue_for(const NeededLock& lock, Microseconds limit) {
         &lock);
 }
 
+/// Does everybody who holds the lock hold the other one as well? Then it is free once that one is
+/// ours: who reads a table through its parent has locked both, and gives both back at his end; and
+/// who comes later waits for the parent. Asked twice, because transactions begin and end between
+/// the two questions.
+bool is_given_back_with(const NeededLock& lock, const NeededLock& other) {
+    for (int look = 0; look < 2; look++) {
+        if (has_no_holders_besides(lock.tag, lock.mode, other.tag, other.mode))
+            return true;
+    }
+    return false;
+}
+
 /// By the steady clock.
 Timestamp steady_time_of(TimestampTz time) {
     return steady_now() - std::max<TimestampTz>(GetCurrentTimestamp() - time, 0);
@@ -118,7 +130,8 @@ bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) con
     for (const NeededLock& lock : needed_.all()) {
         if (plan.queue_for != nullptr && is_same_lock(lock, *plan.queue_for))
             continue; // that is what the queue is for
-        if (has_holders(lock.tag, lock.mode)) {
+        if (has_holders(lock.tag, lock.mode) &&
+            (plan.queue_for == nullptr || !is_given_back_with(lock, *plan.queue_for))) {
             result->end = AttemptEnd::blocked;
             result->lock_known = true;
             result->lock = lock;

@@ -133,15 +133,21 @@ class LowPriorityRun {
             back_off(decision.duration);
             break;
         case core::WaitStep::queue:
-            if (!needed_.contains(account_.lock())) {
-                // No lock to queue for: only the statement itself takes it.
+            if (needed_.contains(account_.lock())) {
+                account_.publish(WaitPhase::queued, decision.duration);
+                end = attempt(decision.duration);
+                if (end != AttemptEnd::blocked || has_queued_)
+                    return end == AttemptEnd::done;
+                // Another lock is in the way as well: it would stand there in vain.
                 account_.publish(WaitPhase::waiting, decision.duration);
                 wait_for(holders, decision.duration);
-                core::burst_ended(policy_, steady_now(), 0, false);
                 break;
             }
-            account_.publish(WaitPhase::queued, decision.duration);
-            return attempt(decision.duration) == AttemptEnd::done;
+            // No lock to queue for: only the statement itself takes it.
+            account_.publish(WaitPhase::waiting, decision.duration);
+            wait_for(holders, decision.duration);
+            core::burst_ended(policy_, steady_now(), 0, false);
+            break;
         case core::WaitStep::give_up:
             return give_up();
         }
@@ -298,6 +304,7 @@ class LowPriorityRun {
     }
 
     void report_to_policy(Microseconds burst, const AttemptResult& result) {
+        has_queued_ = burst > 0 && result.ended != 0;
         if (result.ended == 0)
             return; // it did not even begin
         if (burst > 0) {
@@ -428,6 +435,7 @@ class LowPriorityRun {
     Attempts attempts_;
     Timestamp transaction_began_;
     BehindRecord* behind_;
+    bool has_queued_ = false;   // the latest attempt did
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;

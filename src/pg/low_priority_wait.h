@@ -48,6 +48,12 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
 /// transaction that is just ending: it may hold the lock for another moment.
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
 
+/// Does nobody but this session hold a mode that conflicts, besides those who hold such a mode of
+/// the other lock, too? By two looks, one after the other: in both directions it may be wrong for
+/// transactions that begin or end meanwhile.
+bool has_no_holders_besides(const LOCKTAG& tag, LOCKMODE mode, const LOCKTAG& other,
+                            LOCKMODE other_mode);
+
 /// Who holds it. Allocated in the current memory context. Reads no catalog.
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode);
 
