@@ -274,11 +274,24 @@ class LowPriorityRun {
             return;
         account_.publish_between_transactions();
         TimestampTz timeout_end = compat::transaction_timeout_end();
-        CommitTransactionCommand();
+        commit_at_once();
         StartTransactionCommand();
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
         transaction_began_ = steady_now();
+    }
+
+    /// An attempt that was rolled back may have left the transaction with an id. There is nothing
+    /// in it that could be lost: so its commit waits for no disk and no standby. (A wait for a
+    /// standby may have no end, and would swallow a request to cancel the statement.)
+    static void commit_at_once() {
+        const int waits_for = synchronous_commit;
+        run_guarded(
+            [] {
+                synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+                CommitTransactionCommand();
+            },
+            [waits_for] { synchronous_commit = waits_for; });
     }
 
     // ---- One attempt
