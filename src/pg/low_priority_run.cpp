@@ -18,6 +18,7 @@
 #include "pg/low_priority_wait.h"
 #include "pg/repack_ring.h"
 #include "pg/settings.h"
+#include "pg/shared_state.h"
 #include "pg/statistics.h"
 #include "pg/termination.h"
 #include "pg/waiters_behind.h"
@@ -183,13 +184,28 @@ class LowPriorityRun {
                 Microseconds left = end - steady_now();
                 if (left <= 0)
                     return;
-                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()));
+                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()),
+                                             check_for_deadlock());
                 check_client();
                 if (ended)
                     break;
                 attend(holders);
             }
         }
+    }
+
+    /// Rings of waits at low priority are seen by what their members show (pg/waiters_behind).
+    /// Where the library is not preloaded they show nothing, and the server's own check must find
+    /// them: after deadlock_timeout, as in any wait, and then again, since others may be awake just
+    /// then.
+    DeadlockCheck check_for_deadlock() {
+        const Microseconds timeout = policy_.limits.deadlock_timeout;
+        const Timestamp now = steady_now();
+        if (shared_state_available() || account_.waited() < timeout || now < next_deadlock_check_ ||
+            !anybody_waits_for_us(Behind::anybody))
+            return DeadlockCheck::no;
+        next_deadlock_check_ = now + std::max(timeout, 100 * kMillisecond);
+        return DeadlockCheck::at_once;
     }
 
     /// The longest sleep on one holder, before there is something else to look after.
@@ -452,6 +468,7 @@ class LowPriorityRun {
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;
+    Timestamp next_deadlock_check_ = 0;
     Timestamp rest_end_ = 0;
 };
 

@@ -107,6 +107,8 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
             log_lock_waits = false;
             if (check == DeadlockCheck::no)
                 DeadlockTimeout = INT_MAX;
+            else if (check == DeadlockCheck::at_once)
+                DeadlockTimeout = 1;
             wait(argument);
         },
         [=] {

@@ -34,8 +34,9 @@ struct AwaitedHolders {
 
 /// Is the server's deadlock check to run where a wait of the guard's own lasts for
 /// deadlock_timeout? It locks the whole lock table, so it is not run once a second for nothing;
-/// rings are looked for by pg/waiters_behind.
-enum class DeadlockCheck { no, yes };
+/// rings are looked for by pg/waiters_behind. At once is for waits that go on where others have
+/// ended.
+enum class DeadlockCheck { no, yes, at_once };
 
 /// Runs wait(argument), a wait in the lock manager that is the guard's own and not one that
 /// PostgreSQL would have: the session's lock_timeout is not for it, nor is log_lock_waits. Once it
