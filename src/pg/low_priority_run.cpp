@@ -437,7 +437,7 @@ class LowPriorityRun {
             bool can_queue = needed_.contains(account_.lock());
             if (attempt(can_queue ? left : 0) == AttemptEnd::done)
                 return true;
-            if (!can_queue)
+            if (!has_queued_) // nor where another lock is in the way as well
                 sleep_a_little(milliseconds(10 * kMillisecond));
         }
         return false;
