@@ -18,6 +18,7 @@
 #include "pg/low_priority_wait.h"
 #include "pg/repack_ring.h"
 #include "pg/settings.h"
+#include "pg/shared_state.h"
 #include "pg/statistics.h"
 #include "pg/termination.h"
 #include "pg/waiters_behind.h"
@@ -133,15 +134,21 @@ class LowPriorityRun {
             back_off(decision.duration);
             break;
         case core::WaitStep::queue:
-            if (!needed_.contains(account_.lock())) {
-                // No lock to queue for: only the statement itself takes it.
+            if (needed_.contains(account_.lock())) {
+                account_.publish(WaitPhase::queued, decision.duration);
+                end = attempt(decision.duration);
+                if (end != AttemptEnd::blocked || has_queued_)
+                    return end == AttemptEnd::done;
+                // Another lock is in the way as well: it would stand there in vain.
                 account_.publish(WaitPhase::waiting, decision.duration);
                 wait_for(holders, decision.duration);
-                core::burst_ended(policy_, steady_now(), 0, false);
                 break;
             }
-            account_.publish(WaitPhase::queued, decision.duration);
-            return attempt(decision.duration) == AttemptEnd::done;
+            // No lock to queue for: only the statement itself takes it.
+            account_.publish(WaitPhase::waiting, decision.duration);
+            wait_for(holders, decision.duration);
+            core::burst_ended(policy_, steady_now(), 0, false);
+            break;
         case core::WaitStep::give_up:
             return give_up();
         }
@@ -177,13 +184,28 @@ class LowPriorityRun {
                 Microseconds left = end - steady_now();
                 if (left <= 0)
                     return;
-                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()));
+                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()),
+                                             check_for_deadlock());
                 check_client();
                 if (ended)
                     break;
                 attend(holders);
             }
         }
+    }
+
+    /// Rings of waits at low priority are seen by what their members show (pg/waiters_behind).
+    /// Where the library is not preloaded they show nothing, and the server's own check must find
+    /// them: after deadlock_timeout, as in any wait, and then again, since others may be awake just
+    /// then.
+    DeadlockCheck check_for_deadlock() {
+        const Microseconds timeout = policy_.limits.deadlock_timeout;
+        const Timestamp now = steady_now();
+        if (shared_state_available() || account_.waited() < timeout || now < next_deadlock_check_ ||
+            !anybody_waits_for_us(Behind::anybody))
+            return DeadlockCheck::no;
+        next_deadlock_check_ = now + std::max(timeout, 100 * kMillisecond);
+        return DeadlockCheck::at_once;
     }
 
     /// The longest sleep on one holder, before there is something else to look after.
@@ -268,11 +290,24 @@ class LowPriorityRun {
             return;
         account_.publish_between_transactions();
         TimestampTz timeout_end = compat::transaction_timeout_end();
-        CommitTransactionCommand();
+        commit_at_once();
         StartTransactionCommand();
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
         transaction_began_ = steady_now();
+    }
+
+    /// An attempt that was rolled back may have left the transaction with an id. There is nothing
+    /// in it that could be lost: so its commit waits for no disk and no standby. (A wait for a
+    /// standby may have no end, and would swallow a request to cancel the statement.)
+    static void commit_at_once() {
+        const int waits_for = synchronous_commit;
+        run_guarded(
+            [] {
+                synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+                CommitTransactionCommand();
+            },
+            [waits_for] { synchronous_commit = waits_for; });
     }
 
     // ---- One attempt
@@ -298,6 +333,7 @@ class LowPriorityRun {
     }
 
     void report_to_policy(Microseconds burst, const AttemptResult& result) {
+        has_queued_ = burst > 0 && result.ended != 0;
         if (result.ended == 0)
             return; // it did not even begin
         if (burst > 0) {
@@ -401,7 +437,7 @@ class LowPriorityRun {
             bool can_queue = needed_.contains(account_.lock());
             if (attempt(can_queue ? left : 0) == AttemptEnd::done)
                 return true;
-            if (!can_queue)
+            if (!has_queued_) // nor where another lock is in the way as well
                 sleep_a_little(milliseconds(10 * kMillisecond));
         }
         return false;
@@ -428,9 +464,11 @@ class LowPriorityRun {
     Attempts attempts_;
     Timestamp transaction_began_;
     BehindRecord* behind_;
+    bool has_queued_ = false;   // the latest attempt did
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;
+    Timestamp next_deadlock_check_ = 0;
     Timestamp rest_end_ = 0;
 };
 
