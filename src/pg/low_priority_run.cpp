@@ -67,7 +67,8 @@ class LowPriorityRun {
         : account_(tag, policy_), caller_context_(CurrentMemoryContext),
           // Only then can it have locks before it begins (a lock of the session itself aside).
           in_transaction_(call.context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock() ||
-                          IsSubTransaction() || compat::is_pipelining()),
+                          IsSubTransaction() || compat::is_pipelining() ||
+                          TransactionIdIsValid(GetTopTransactionIdIfAny())),
           needed_(CurrentMemoryContext),
           attempts_(call, needed_, account_, snapshot_, !in_transaction_),
           transaction_began_(account_.started()), behind_(new_behind_record()) {
@@ -173,6 +174,7 @@ class LowPriorityRun {
             account_.publish(WaitPhase::backing_off, left);
             back_off(left);
             attend({});
+            renew_transaction();
         }
     }
 
@@ -245,31 +247,30 @@ class LowPriorityRun {
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
-            sleep_for_deadlock_check(holders, behind.ring_holder);
+            sleep_for_deadlock_check(holders, behind);
             return;
         }
         if (behind.longest > policy_.limits.max_burst)
             fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
     }
 
-    /// Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock detector
-    /// look, and that finds the ring. Nobody else could: we are never in one place for long.
-    void sleep_for_deadlock_check(const AwaitedHolders& holders, BackendIdentity on_ring) {
+    /// A ring that a plain session has closed is found by its own deadlock check, if we sleep on
+    /// our place in the ring at that time. Where it is still there afterwards, the check is ours.
+    void sleep_for_deadlock_check(const AwaitedHolders& holders, const WaitersBehind& behind) {
         for (const AwaitedHolder& holder : holders.holders) {
-            if (holder.procno != on_ring.procno || holder.pid != on_ring.pid)
+            if (holder.procno != behind.ring_holder.procno || holder.pid != behind.ring_holder.pid)
                 continue;
-            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
+            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond -
+                                    (GetCurrentTimestamp() - behind.ring_closed);
+            DeadlockCheck check = patience > 0 ? DeadlockCheck::no : DeadlockCheck::at_once;
+            if (patience <= 0)
+                patience = kLongestSleep;
             if (policy_.limits.deadline != core::kUnknownTime)
                 patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(holder.vxid, std::max(patience, kMillisecond), DeadlockCheck::yes);
+            sleep_until_end(holder.vxid, std::clamp(patience, kMillisecond, kLongestSleep), check);
+            check_client();
             return;
         }
-    }
-
-    /// Is the transaction one that can't be renewed? Also where that has been due for long and
-    /// could not be done: a cursor WITH HOLD is in the way.
-    bool outlives_rounds() const {
-        return in_transaction_ || steady_now() - transaction_began_ > 3 * kLongestSleep;
     }
 
     void leave_ring_with_repack(const AwaitedHolders& holders) {
