@@ -37,6 +37,18 @@ void queue_for(const NeededLock& lock, Microseconds limit) {
         &lock);
 }
 
+/// Does everybody who holds the lock hold the other one as well? Then it is free once that one is
+/// ours: who reads a table through its parent has locked both, and gives both back at his end; and
+/// who comes later waits for the parent. Asked twice, because transactions begin and end between
+/// the two questions.
+bool is_given_back_with(const NeededLock& lock, const NeededLock& other) {
+    for (int look = 0; look < 2; look++) {
+        if (has_no_holders_besides(lock.tag, lock.mode, other.tag, other.mode))
+            return true;
+    }
+    return false;
+}
+
 /// By the steady clock.
 Timestamp steady_time_of(TimestampTz time) {
     return steady_now() - std::max<TimestampTz>(GetCurrentTimestamp() - time, 0);
@@ -65,6 +77,7 @@ struct Attempts::Progress {
     bool got_queued_lock;
     Timestamp got_all; // 0: not
     bool look_again;
+    bool wait_was_cut; // and the statement went on without the lock
     bool lock_known;
     NeededLock lock; // that was not free
 };
@@ -95,6 +108,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
     auto body = [&] { return lock_and_run(plan, messages, targets, &progress); };
     auto expected = [this](const ErrorData* error) { return is_worth_another_try(error); };
     const InterruptMarks marks = mark_interrupts();
+    forget_wait_limit();
     SubtransactionEnd end = run_in_subtransaction(body, expected);
     result.ended = steady_now();
     result.got_all = progress.got_all;
@@ -102,6 +116,10 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         return result;
     if (end.error != nullptr) {
         learn_from(*end.error, progress, plan, &result);
+        raise_swallowed_interrupts(marks);
+    } else if (progress.wait_was_cut) {
+        result.end = AttemptEnd::blocked;
+        learn_wait(limited_lock_wait(), &result);
         raise_swallowed_interrupts(marks);
     } else {
         result.end = progress.look_again ? AttemptEnd::look_again : AttemptEnd::blocked;
@@ -118,7 +136,8 @@ bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) con
     for (const NeededLock& lock : needed_.all()) {
         if (plan.queue_for != nullptr && is_same_lock(lock, *plan.queue_for))
             continue; // that is what the queue is for
-        if (has_holders(lock.tag, lock.mode)) {
+        if (has_holders(lock.tag, lock.mode) &&
+            (plan.queue_for == nullptr || !is_given_back_with(lock, *plan.queue_for))) {
             result->end = AttemptEnd::blocked;
             result->lock_known = true;
             result->lock = lock;
@@ -159,7 +178,9 @@ bool Attempts::lock_and_run(const AttemptPlan& plan, uint64 messages, const Lock
     if (account_.is_published())
         account_.publish(WaitPhase::running, -1);
     run_statement(plan.patience);
-    return true;
+    // Some function has caught the error, and taken it for somebody's request.
+    progress->wait_was_cut = wait_limit_has_struck();
+    return !progress->wait_was_cut;
 }
 
 /// While the statement waits for a lock that was not known, others wait for those that it has.
@@ -186,10 +207,11 @@ void Attempts::run_statement(Microseconds patience) const {
     scope.leave();
 }
 
+/// After the limit has struck any other error may have come of it: a function has raised its own.
 bool Attempts::is_worth_another_try(const ErrorData* error) {
-    return is_wait_limit(error) || is_lock_timeout(error) ||
-           (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED && retry_deadlocks_ &&
-            ++deadlocks_ <= kMaxDeadlocks);
+    if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+        return retry_deadlocks_ && ++deadlocks_ <= kMaxDeadlocks;
+    return wait_limit_has_struck() || is_lock_timeout(error);
 }
 
 void Attempts::learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
@@ -208,9 +230,15 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
         return;
     }
     result->waited_since = result->ended;
-    FailedLockWait failed = limited_lock_wait();
-    if (!is_wait_limit(&error) && !(failed_lock_wait(&failed) && failed.lock_known))
-        return;
+    FailedLockWait failed;
+    if (wait_limit_has_struck())
+        learn_wait(limited_lock_wait(), result);
+    else if (failed_lock_wait(&failed) && failed.lock_known)
+        learn_wait(failed, result);
+}
+
+/// The lock that turned up inside the statement.
+void Attempts::learn_wait(const FailedLockWait& failed, AttemptResult* result) {
     result->lock_known = true;
     result->lock = {failed.tag, failed.mode};
     result->waited_since = steady_time_of(failed.started_at);

@@ -5,6 +5,7 @@
 #include "guard/low_priority_account.h"
 #include "guard/needed_locks.h"
 #include "guard/utility_call.h"
+#include "locks/wait_sampler.h"
 
 namespace lockguard::pg {
 
@@ -82,6 +83,7 @@ class Attempts {
     bool is_worth_another_try(const ErrorData* error);
     void learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
                     AttemptResult* result);
+    void learn_wait(const FailedLockWait& failed, AttemptResult* result);
     bool have_changed(const LockTargets& before) const;
 
     const UtilityCall& call_;

@@ -21,6 +21,7 @@
 #include "locks/termination.h"
 #include "locks/waiters_behind.h"
 #include "shmem/counters.h"
+#include "shmem/shared_state.h"
 
 extern "C" {
 #include "storage/lmgr.h"
@@ -66,7 +67,8 @@ class LowPriorityRun {
         : account_(tag, policy_), caller_context_(CurrentMemoryContext),
           // Only then can it have locks before it begins (a lock of the session itself aside).
           in_transaction_(call.context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock() ||
-                          IsSubTransaction() || compat::is_pipelining()),
+                          IsSubTransaction() || compat::is_pipelining() ||
+                          TransactionIdIsValid(GetTopTransactionIdIfAny())),
           needed_(CurrentMemoryContext),
           attempts_(call, needed_, account_, snapshot_, !in_transaction_),
           transaction_began_(account_.started()), behind_(new_behind_record()) {
@@ -133,15 +135,21 @@ class LowPriorityRun {
             back_off(decision.duration);
             break;
         case core::WaitStep::queue:
-            if (!needed_.contains(account_.lock())) {
-                // No lock to queue for: only the statement itself takes it.
+            if (needed_.contains(account_.lock())) {
+                account_.publish(WaitPhase::queued, decision.duration);
+                end = attempt(decision.duration);
+                if (end != AttemptEnd::blocked || has_queued_)
+                    return end == AttemptEnd::done;
+                // Another lock is in the way as well: it would stand there in vain.
                 account_.publish(WaitPhase::waiting, decision.duration);
                 wait_for(holders, decision.duration);
-                core::burst_ended(policy_, steady_now(), 0, false);
                 break;
             }
-            account_.publish(WaitPhase::queued, decision.duration);
-            return attempt(decision.duration) == AttemptEnd::done;
+            // No lock to queue for: only the statement itself takes it.
+            account_.publish(WaitPhase::waiting, decision.duration);
+            wait_for(holders, decision.duration);
+            core::burst_ended(policy_, steady_now(), 0, false);
+            break;
         case core::WaitStep::give_up:
             return give_up();
         }
@@ -166,6 +174,7 @@ class LowPriorityRun {
             account_.publish(WaitPhase::backing_off, left);
             back_off(left);
             attend({});
+            renew_transaction();
         }
     }
 
@@ -177,13 +186,28 @@ class LowPriorityRun {
                 Microseconds left = end - steady_now();
                 if (left <= 0)
                     return;
-                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()));
+                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()),
+                                             check_for_deadlock());
                 check_client();
                 if (ended)
                     break;
                 attend(holders);
             }
         }
+    }
+
+    /// Rings of waits at low priority are seen by what their members show (locks/waiters_behind).
+    /// Where the library is not preloaded they show nothing, and the server's own check must find
+    /// them: after deadlock_timeout, as in any wait, and then again, since others may be awake just
+    /// then.
+    DeadlockCheck check_for_deadlock() {
+        const Microseconds timeout = policy_.limits.deadlock_timeout;
+        const Timestamp now = steady_now();
+        if (shared_state_available() || account_.waited() < timeout || now < next_deadlock_check_ ||
+            !anybody_waits_for_us(Behind::anybody))
+            return DeadlockCheck::no;
+        next_deadlock_check_ = now + std::max(timeout, 100 * kMillisecond);
+        return DeadlockCheck::at_once;
     }
 
     /// The longest sleep on one holder, before there is something else to look after.
@@ -223,29 +247,34 @@ class LowPriorityRun {
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
-            sleep_for_deadlock_check(holders, behind.ring_holder);
+            sleep_for_deadlock_check(holders, behind);
             return;
         }
         if (behind.longest > policy_.limits.max_burst)
             fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
     }
 
-    /// Whoever of us sleeps on the other for as long as deadlock_timeout has the deadlock detector
-    /// look, and that finds the ring. Nobody else could: we are never in one place for long.
-    void sleep_for_deadlock_check(const AwaitedHolders& holders, BackendIdentity on_ring) {
+    /// A ring that a plain session has closed is found by its own deadlock check, if we sleep on
+    /// our place in the ring at that time. Where it is still there afterwards, the check is ours.
+    void sleep_for_deadlock_check(const AwaitedHolders& holders, const WaitersBehind& behind) {
         for (const AwaitedHolder& holder : holders.holders) {
-            if (holder.procno != on_ring.procno || holder.pid != on_ring.pid)
+            if (holder.procno != behind.ring_holder.procno || holder.pid != behind.ring_holder.pid)
                 continue;
-            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond;
+            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond -
+                                    (GetCurrentTimestamp() - behind.ring_closed);
+            DeadlockCheck check = patience > 0 ? DeadlockCheck::no : DeadlockCheck::at_once;
+            if (patience <= 0)
+                patience = kLongestSleep;
             if (policy_.limits.deadline != core::kUnknownTime)
                 patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(holder.vxid, std::max(patience, kMillisecond), DeadlockCheck::yes);
+            sleep_until_end(holder.vxid, std::clamp(patience, kMillisecond, kLongestSleep), check);
+            check_client();
             return;
         }
     }
 
     void leave_ring_with_repack(const AwaitedHolders& holders) {
-        if (!in_transaction_ || !account_.is_lock_known() || steady_now() < next_look_for_repack_)
+        if (!outlives_rounds() || !account_.is_lock_known() || steady_now() < next_look_for_repack_)
             return;
         next_look_for_repack_ = steady_now() + 250 * kMillisecond;
         int pid = repack_that_waits_for_us(account_.lock(), holders);
@@ -268,11 +297,24 @@ class LowPriorityRun {
             return;
         account_.publish_between_transactions();
         TimestampTz timeout_end = compat::transaction_timeout_end();
-        CommitTransactionCommand();
+        commit_at_once();
         StartTransactionCommand();
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
         transaction_began_ = steady_now();
+    }
+
+    /// An attempt that was rolled back may have left the transaction with an id. There is nothing
+    /// in it that could be lost: so its commit waits for no disk and no standby. (A wait for a
+    /// standby may have no end, and would swallow a request to cancel the statement.)
+    static void commit_at_once() {
+        const int waits_for = synchronous_commit;
+        run_guarded(
+            [] {
+                synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+                CommitTransactionCommand();
+            },
+            [waits_for] { synchronous_commit = waits_for; });
     }
 
     // ---- One attempt
@@ -298,6 +340,7 @@ class LowPriorityRun {
     }
 
     void report_to_policy(Microseconds burst, const AttemptResult& result) {
+        has_queued_ = burst > 0 && result.ended != 0;
         if (result.ended == 0)
             return; // it did not even begin
         if (burst > 0) {
@@ -401,7 +444,7 @@ class LowPriorityRun {
             bool can_queue = needed_.contains(account_.lock());
             if (attempt(can_queue ? left : 0) == AttemptEnd::done)
                 return true;
-            if (!can_queue)
+            if (!has_queued_) // nor where another lock is in the way as well
                 sleep_a_little(milliseconds(10 * kMillisecond));
         }
         return false;
@@ -428,9 +471,11 @@ class LowPriorityRun {
     Attempts attempts_;
     Timestamp transaction_began_;
     BehindRecord* behind_;
+    bool has_queued_ = false;   // the latest attempt did
     bool kept_waiting_ = false; // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;
+    Timestamp next_deadlock_check_ = 0;
     Timestamp rest_end_ = 0;
 };
 

@@ -107,6 +107,8 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
             log_lock_waits = false;
             if (check == DeadlockCheck::no)
                 DeadlockTimeout = INT_MAX;
+            else if (check == DeadlockCheck::at_once)
+                DeadlockTimeout = 1;
             wait(argument);
         },
         [=] {
@@ -124,6 +126,22 @@ bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
     VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
     pfree(vxids); // for a big server and many partitions that adds up
     return count > 0;
+}
+
+bool has_no_holders_besides(const LOCKTAG& tag, LOCKMODE mode, const LOCKTAG& other,
+                            LOCKMODE other_mode) {
+    int other_count;
+    int count;
+    VirtualTransactionId* others = GetLockConflicts(&other, other_mode, &other_count);
+    VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
+    bool all_are_others = std::all_of(vxids, vxids + count, [=](VirtualTransactionId vxid) {
+        return std::any_of(others, others + other_count, [vxid](VirtualTransactionId candidate) {
+            return VirtualTransactionIdEquals(candidate, vxid);
+        });
+    });
+    pfree(vxids);
+    pfree(others);
+    return all_are_others;
 }
 
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {

@@ -34,8 +34,9 @@ struct AwaitedHolders {
 
 /// Is the server's deadlock check to run where a wait of the guard's own lasts for
 /// deadlock_timeout? It locks the whole lock table, so it is not run once a second for nothing;
-/// rings are looked for by locks/waiters_behind.
-enum class DeadlockCheck { no, yes };
+/// rings are looked for by locks/waiters_behind. At once is for waits that go on where others have
+/// ended.
+enum class DeadlockCheck { no, yes, at_once };
 
 /// Runs wait(argument), a wait in the lock manager that is the guard's own and not one that
 /// PostgreSQL would have: the session's lock_timeout is not for it, nor is log_lock_waits. Once it
@@ -47,6 +48,12 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
 /// Does anybody but this session hold a mode that conflicts? Pure waiters do not count. Nor does a
 /// transaction that is just ending: it may hold the lock for another moment.
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
+
+/// Does nobody but this session hold a mode that conflicts, besides those who hold such a mode of
+/// the other lock, too? By two looks, one after the other: in both directions it may be wrong for
+/// transactions that begin or end meanwhile.
+bool has_no_holders_besides(const LOCKTAG& tag, LOCKMODE mode, const LOCKTAG& other,
+                            LOCKMODE other_mode);
 
 /// Who holds it. Allocated in the current memory context. Reads no catalog.
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode);

@@ -45,6 +45,9 @@ int64 limit;
 volatile sig_atomic_t limit_struck;
 InterruptMarks limit_marks;
 
+// The wait that it struck.
+WaitSample struck_sample;
+
 // A look while nobody waits costs next to nothing. Below deadlock_timeout (1 s as a rule), because
 // each look wakes the waiter up, and once the deadlock check has run the lock manager writes the
 // line of log_lock_waits anew at each awakening.
@@ -83,6 +86,7 @@ TimestampTz start_of_wait(const PGPROC* proc, TimestampTz now) {
 void strike() {
     if (proc_exit_inprogress)
         return;
+    struck_sample = sample;
     limit_struck = 1;
     InterruptPending = true;
     QueryCancelPending = true;
@@ -194,8 +198,16 @@ bool is_wait_limit(const ErrorData* error) {
            !cancel_came(limit_marks);
 }
 
+void forget_wait_limit() {
+    limit_struck = 0;
+}
+
+bool wait_limit_has_struck() {
+    return limit_struck != 0 && !cancel_came(limit_marks);
+}
+
 FailedLockWait limited_lock_wait() {
-    return {sample.wait_start, true, sample.tag, sample.mode};
+    return {struck_sample.wait_start, true, struck_sample.tag, struck_sample.mode};
 }
 
 bool failed_lock_wait(FailedLockWait* wait) {

@@ -52,7 +52,17 @@ void stop_wait_limit();
 /// it is that. Never ereports.
 bool is_wait_limit(const ErrorData* error);
 
-/// The wait that the guard's limit has ended. To be asked right after that error.
+/// Forgets that the limit has ended a wait. Never ereports.
+void forget_wait_limit();
+
+/// Has the limit ended a wait since forget_wait_limit() or start_wait_limit(), whatever has become
+/// of its error: a function may have caught it, or raised another in its place. False where
+/// somebody else has asked for a cancellation as well. To be asked after stop_wait_limit(). Never
+/// ereports.
+bool wait_limit_has_struck();
+
+/// The wait that the guard's limit has ended, the latest of them. To be asked where
+/// wait_limit_has_struck() is true.
 FailedLockWait limited_lock_wait();
 
 /// The wait that ended in the latest lock timeout of this backend. To be asked right after that

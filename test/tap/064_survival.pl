@@ -152,6 +152,8 @@ work('... a new worker works');
 	my $reader = LockGuard::Session->new($node, 'reader');
 	my $first = $reader->value('SELECT max(id) FROM pg_lockguard_events');
 	my $statistics = $reader->value('SELECT timeouts_lock FROM pg_stat_lockguard');
+	my $busy = $reader->value(q{SELECT format('relation %s of database %s', 'busy'::regclass::oid, oid)
+		FROM pg_database WHERE datname = current_database()});
 	my %name = map { $_->pid => $_->name } @writers;
 	$_->send("SELECT time_out($times)") for @writers;
 	my ($reads, $rows, %faults, %seen) = (0, 0);
@@ -168,7 +170,7 @@ work('... a new worker works');
 			my $name = $name{ $event->{pid} } // 'nobody';
 			$faults{'another application_name'}++ if $event->{application_name} ne $name;
 			$faults{'another tree'}++
-			  if $event->{lock_tree} !~ /\A@{[$holder->pid]} "holder"\n.* $event->{pid} "ALTER TABLE" wants AccessExclusiveLock on public\.busy for \S+ ms\z/;
+			  if $event->{lock_tree} !~ /\A@{[$holder->pid]} "holder"\n.* $event->{pid} "ALTER TABLE" wants AccessExclusiveLock on $busy for \S+ ms\z/;
 			$faults{'another blocker'}++ if $event->{blocker_pid} != $holder->pid;
 			$faults{'another query'}++ if $event->{blocker_query} ne 'BEGIN; SELECT FROM busy';
 			$faults{'too many'}++ if $last - ($event->{id}) > 40;

@@ -153,6 +153,22 @@ subtest 'in a transaction block there is no way out' => sub {
 	$ddl->do('ROLLBACK');
 };
 
+subtest 'nor where a cursor WITH HOLD is open' => sub {
+	$ddl->do('BEGIN');
+	$ddl->do('DECLARE kept CURSOR WITH HOLD FOR SELECT 1');
+	$ddl->do('COMMIT');
+	$reader->do('BEGIN');
+	$reader->do('SELECT FROM users');
+	$ddl->send('ALTER TABLE users ADD COLUMN c6 int');
+	await_patience();
+	begin_to_hold();
+	$reader->do('COMMIT');
+	my $pid = $holder->pid;
+	like($ddl->error, qr/DETAIL:  .*PID $pid is of pg_repack/s, 'it fails and says why');
+	end_to_hold();
+	$ddl->do('CLOSE kept');
+};
+
 forget_sessions();
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal|WARNING/, 'no crash, no warning');

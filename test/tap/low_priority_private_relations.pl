@@ -123,9 +123,9 @@ subtest 'what is private alone is run plainly' => sub {
 	$ddl->do('BEGIN');
 	$ddl->do('ALTER TABLE fresher ADD COLUMN c int');
 	ok(!ran_plainly('fresher', 'c'), 'in the next transaction it is a table like any other');
-	$ddl->do('ALTER TABLE fresher ALTER COLUMN id TYPE bigint');
+	# Giving up what the transaction holds already would give nothing back to those who wait.
 	$ddl->do('ALTER TABLE fresher ADD COLUMN d int');
-	ok(!ran_plainly('fresher', 'd'), 'also with a new file');
+	ok(ran_plainly('fresher', 'd'), 'until the transaction has it locked');
 	$ddl->do('ROLLBACK');
 	$ddl->do('DROP TABLE fresher');
 };

@@ -62,7 +62,8 @@ sub forget_sessions
 	for my $session (@ending)
 	{
 		my $node = $session->{node};
-		observer($node)->value('SELECT pg_terminate_backend(?)', $session->pid);
+		# One that has ended by itself would make the server warn.
+		observer($node)->value('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ?', $session->pid);
 		await($node, $session->name . ' ends',
 			'SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ?)', $session->pid);
 		$session->{dbh}->disconnect;

@@ -1,0 +1,50 @@
+# A statement that waits outside of a transaction block begins a new transaction once a second: that
+# must not be felt by anybody.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LockGuard;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = start_node('renewed', "shared_preload_libraries = 'pg_lockguard'", "deadlock_timeout = '200ms'",
+	"wal_level = 'replica'", 'max_wal_senders = 5');
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE users (id int);
+	CREATE TABLE orders (id int);
+	INSERT INTO orders VALUES (1);
+	-- A lock that turns up while the table is written anew: the transaction has an id by then.
+	CREATE FUNCTION needs_users(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN LOCK TABLE users; RETURN $1; END$$;
+});
+
+my $reader = session($node, 'reader');
+
+subtest 'a standby that does not answer keeps no waiting statement, nor a request to cancel it' => sub {
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+	$node->reload;
+	my $ddl = session($node, 'ddl');
+	$reader->do('BEGIN');
+	$reader->do('SELECT FROM users');
+	$ddl->send('ALTER TABLE orders ALTER id TYPE bigint USING needs_users(id)');
+	my $xid = 'SELECT backend_xid::text FROM pg_stat_activity WHERE pid = ?';
+	await($node, 'an attempt that left the transaction with an id', "SELECT ($xid) IS NOT NULL", $ddl->pid);
+	await($node, 'the next transaction', "SELECT ($xid) IS NULL", $ddl->pid);
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_lockguard_progress'), 1, 'it waits on');
+	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $ddl->pid . ')');
+	like($ddl->error, qr/canceling statement due to user request/, 'and is cancelled at once');
+	$reader->do('COMMIT');
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->reload;
+};
+
+forget_sessions();
+$node->stop;
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal|WARNING/, 'no crash, no warning');
+
+done_testing();
