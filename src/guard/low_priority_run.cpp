@@ -273,6 +273,12 @@ class LowPriorityRun {
         }
     }
 
+    /// Is the transaction one that can't be renewed? Also where that has been due for long and
+    /// could not be done: a cursor WITH HOLD is in the way.
+    bool outlives_rounds() const {
+        return in_transaction_ || steady_now() - transaction_began_ > 3 * kLongestSleep;
+    }
+
     void leave_ring_with_repack(const AwaitedHolders& holders) {
         if (!outlives_rounds() || !account_.is_lock_known() || steady_now() < next_look_for_repack_)
             return;
