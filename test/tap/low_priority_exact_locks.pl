@@ -558,6 +558,13 @@ my @statements = (
 	q{COMMENT ON TYPE shape IS 'young'},
 );
 
+# What later releases brought.
+push @statements, (
+	'ALTER TABLE child ALTER COLUMN twice SET EXPRESSION AS (parent_id * 3)',
+	'ALTER TABLE forebear ALTER COLUMN twice SET EXPRESSION AS (k * 3)',
+	'ALTER TABLE keyless_part ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY',
+	'ALTER TABLE part SET ACCESS METHOD heap',
+	'ALTER TABLE child SET ACCESS METHOD DEFAULT') if $version >= 170000;
 push @statements, (
 	'ALTER TABLE forebear ADD CONSTRAINT n NOT NULL k',
 	'ALTER TABLE forebear ADD CONSTRAINT n NOT NULL k NOT VALID',
