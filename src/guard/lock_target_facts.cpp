@@ -70,6 +70,16 @@ bool has_column(const Lookup& lookup, HeapTuple constraint, AttrNumber column) {
     return false;
 }
 
+ConstraintFacts facts_from(const FormData_pg_constraint* row) {
+    return {row->oid,
+            row->contype,
+            row->connoinherit,
+            row->convalidated,
+            row->conislocal,
+            row->coninhcount == 1 && !row->conislocal,
+            row->contype == CONSTRAINT_FOREIGN ? row->confrelid : InvalidOid};
+}
+
 } // namespace
 
 ColumnFacts facts_of_column(Oid relation, const char* name) {
@@ -91,12 +101,26 @@ ConstraintFacts facts_of_constraint(Oid relation, const char* name) {
     while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple)) {
         if (strcmp(NameStr(row->conname), name) != 0)
             continue;
-        facts = {row->oid,
-                 row->contype,
-                 row->connoinherit,
-                 row->convalidated,
-                 row->coninhcount == 1 && !row->conislocal,
-                 row->contype == CONSTRAINT_FOREIGN ? row->confrelid : InvalidOid};
+        facts = facts_from(row);
+        break;
+    }
+    end(lookup);
+    return facts;
+}
+
+ConstraintFacts facts_of_not_null(Oid relation, const char* column) {
+    ConstraintFacts facts = {};
+    if (!compat::kNotNullIsConstraint)
+        return facts;
+    AttrNumber number = facts_of_column(relation, column).number;
+    if (number <= 0)
+        return facts;
+    Lookup lookup = constraints_of(relation);
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple)) {
+        if (row->contype != compat::kNotNullConstraint || !has_column(lookup, tuple, number))
+            continue;
+        facts = facts_from(row);
         break;
     }
     end(lookup);

@@ -15,16 +15,22 @@ struct ColumnFacts {
 };
 ColumnFacts facts_of_column(Oid relation, const char* name);
 
-/// A constraint of a relation, by its name. The Oids are invalid where there is none.
+/// A constraint of a relation. The Oids are invalid where there is none.
 struct ConstraintFacts {
     Oid constraint;
     char type; // CONSTRAINT_CHECK and so on
     bool no_inherit;
     bool validated;
+    bool declared;       // here, whether inherited as well or not
     bool inherited_once; // as for a column
     Oid referenced;      // the other table of a foreign key
 };
+/// By its name.
 ConstraintFacts facts_of_constraint(Oid relation, const char* name);
+
+/// The NOT NULL of a column, by the column's name; none where the server has no constraint for
+/// that.
+ConstraintFacts facts_of_not_null(Oid relation, const char* column);
 
 /// The relation's foreign keys, or those of them that have this column; as a list of OIDs.
 List* foreign_keys_of(Oid relation, AttrNumber column = InvalidAttrNumber);

@@ -64,6 +64,10 @@ bool inherits_constraint_alone(Oid child, const void* name) {
     return facts_of_constraint(child, static_cast<const char*>(name)).inherited_once;
 }
 
+bool inherits_not_null_alone(Oid child, const void* column) {
+    return facts_of_not_null(child, static_cast<const char*>(column)).inherited_once;
+}
+
 bool lacks_constraint(Oid child, const void* name) {
     return !OidIsValid(facts_of_constraint(child, static_cast<const char*>(name)).constraint);
 }
@@ -161,7 +165,33 @@ void add_for_not_null(Collection* found, const Altered& table, const char* name)
     }
 }
 
+void add_for_set_not_null(Collection* found, const Altered& table, const char* name) {
+    add_for_not_null(found, table, name);
+    // One that is there and not valid yet is validated.
+    ConstraintFacts constraint = facts_of_not_null(table.relation, name);
+    if (OidIsValid(constraint.constraint) && constraint.declared && !constraint.validated &&
+        !constraint.no_inherit)
+        add_descendants(found, table.relation, table.mode);
+}
+
+void add_for_drop_not_null(Collection* found, const Altered& table, const char* name) {
+    if (!compat::kNotNullIsConstraint) {
+        add_all_children(found, table);
+        return;
+    }
+    ConstraintFacts constraint = facts_of_not_null(table.relation, name);
+    if (OidIsValid(constraint.constraint) && !constraint.no_inherit)
+        add_levels(found, table.relation, table.mode,
+                   table.inherit ? inherits_not_null_alone : never, name);
+}
+
 // ---- Constraints
+
+/// One that children inherit, and that is looked for in them.
+bool is_handed_down(const ConstraintFacts& constraint) {
+    return (constraint.type == CONSTRAINT_CHECK || constraint.type == compat::kNotNullConstraint) &&
+           !constraint.no_inherit;
+}
 
 void add_for_new_constraint(Collection* found, const Altered& table, const Constraint* constraint) {
     switch (constraint->contype) {
@@ -199,6 +229,7 @@ void add_for_dropped_constraint(Collection* found, const Altered& table, const c
     ConstraintFacts constraint = facts_of_constraint(table.relation, name);
     switch (constraint.type) {
     case CONSTRAINT_CHECK:
+    case compat::kNotNullConstraint:
         if (!is_partitioned(table) && !constraint.no_inherit)
             add_levels(found, table.relation, table.mode,
                        table.inherit ? inherits_constraint_alone : never, name);
@@ -215,7 +246,7 @@ void add_for_dropped_constraint(Collection* found, const Altered& table, const c
 
 void add_for_validation(Collection* found, const Altered& table, const char* name) {
     ConstraintFacts constraint = facts_of_constraint(table.relation, name);
-    if (constraint.type == CONSTRAINT_CHECK && !constraint.validated && !constraint.no_inherit)
+    if (is_handed_down(constraint) && !constraint.validated)
         add_descendants(found, table.relation, table.mode); // also with ONLY
 }
 
@@ -287,11 +318,10 @@ void add_for_form(Collection* found, const Altered& table, const AlterTableCmd* 
         add_all_children(found, table);
         break;
     case AT_DropNotNull:
-        if (!compat::kNotNullIsConstraint) // else it depends on the constraints that children have
-            add_all_children(found, table);
+        add_for_drop_not_null(found, table, command->name);
         break;
     case AT_SetNotNull:
-        add_for_not_null(found, table, command->name);
+        add_for_set_not_null(found, table, command->name);
         break;
     case AT_AddColumn:
         add_for_new_column(found, table, reinterpret_cast<const ColumnDef*>(command->def));
@@ -376,10 +406,7 @@ void collect(Collection* found, const RenameStmt* statement) {
     if (statement->renameType == OBJECT_COLUMN) {
         add_descendants(found, relation, AccessExclusiveLock);
     } else if (statement->renameType == OBJECT_TABCONSTRAINT) {
-        ConstraintFacts constraint = facts_of_constraint(relation, statement->subname);
-        bool descends =
-            constraint.type == CONSTRAINT_CHECK || constraint.type == compat::kNotNullConstraint;
-        if (descends && !constraint.no_inherit)
+        if (is_handed_down(facts_of_constraint(relation, statement->subname)))
             add_descendants(found, relation, AccessExclusiveLock);
     }
 }

@@ -126,6 +126,20 @@ $node->safe_psql(
 	CREATE TABLE moving (id int PRIMARY KEY, note text) TABLESPACE abroad;
 });
 
+# From 18 on NOT NULL is a constraint, which may be there without being valid.
+my $version = $node->safe_psql('postgres', 'SHOW server_version_num');
+$node->safe_psql(
+	'postgres', q{
+	SET search_path = f;
+	CREATE TABLE late (id int, k int);
+	CREATE TABLE late_heir () INHERITS (late);
+	CREATE TABLE late_grandheir () INHERITS (late_heir);
+	ALTER TABLE late ADD CONSTRAINT late_id NOT NULL id, ADD CONSTRAINT late_k NOT NULL k NOT VALID;
+	CREATE TABLE late_part (id int, k int) PARTITION BY RANGE (id);
+	CREATE TABLE late_part_1 PARTITION OF late_part FOR VALUES FROM (0) TO (10);
+	ALTER TABLE late_part ADD CONSTRAINT late_id NOT NULL id, ADD CONSTRAINT late_k NOT NULL k NOT VALID;
+}) if $version >= 180000;
+
 # A child that belongs to another session.
 my $stranger = session($node, 'stranger');
 $stranger->do('SET search_path = f; CREATE TEMPORARY TABLE not_ours () INHERITS (mixed)');
@@ -544,6 +558,43 @@ my @statements = (
 	q{COMMENT ON TYPE shape IS 'young'},
 );
 
+# What later releases brought.
+push @statements, (
+	'ALTER TABLE child ALTER COLUMN twice SET EXPRESSION AS (parent_id * 3)',
+	'ALTER TABLE forebear ALTER COLUMN twice SET EXPRESSION AS (k * 3)',
+	'ALTER TABLE keyless_part ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY',
+	'ALTER TABLE part SET ACCESS METHOD heap',
+	'ALTER TABLE child SET ACCESS METHOD DEFAULT') if $version >= 170000;
+push @statements, (
+	'ALTER TABLE forebear ADD CONSTRAINT n NOT NULL k',
+	'ALTER TABLE forebear ADD CONSTRAINT n NOT NULL k NOT VALID',
+	'ALTER TABLE forebear ADD CONSTRAINT n NOT NULL k NO INHERIT',
+	'ALTER TABLE part ADD CONSTRAINT n NOT NULL k',
+	'ALTER TABLE late ADD CONSTRAINT n NOT NULL id' => 'fails',
+	'ALTER TABLE late ADD PRIMARY KEY (id)',
+	'ALTER TABLE late ADD PRIMARY KEY (k)' => 'fails',
+	'ALTER TABLE late ALTER COLUMN id SET NOT NULL',
+	'ALTER TABLE late ALTER COLUMN k SET NOT NULL',
+	'ALTER TABLE ONLY late ALTER COLUMN k SET NOT NULL' => 'fails',
+	'ALTER TABLE late VALIDATE CONSTRAINT late_k',
+	'ALTER TABLE late_heir VALIDATE CONSTRAINT late_k',
+	'ALTER TABLE late_part VALIDATE CONSTRAINT late_k',
+	'ALTER TABLE late_part ALTER COLUMN k SET NOT NULL',
+	'ALTER TABLE late ALTER COLUMN id DROP NOT NULL',
+	'ALTER TABLE ONLY late ALTER COLUMN id DROP NOT NULL',
+	'ALTER TABLE late_part ALTER COLUMN id DROP NOT NULL',
+	'ALTER TABLE late_heir ALTER COLUMN id DROP NOT NULL' => 'fails',
+	'ALTER TABLE late DROP CONSTRAINT late_id',
+	'ALTER TABLE ONLY late DROP CONSTRAINT late_id',
+	'ALTER TABLE late_part DROP CONSTRAINT late_id',
+	'ALTER TABLE late RENAME CONSTRAINT late_id TO n',
+	'ALTER TABLE late ALTER CONSTRAINT late_id NO INHERIT',
+	'ALTER TABLE parent ADD CHECK (note IS NOT NULL) NOT ENFORCED',
+	'ALTER TABLE loose ADD FOREIGN KEY (parent_id) REFERENCES parent NOT ENFORCED',
+	'ALTER TABLE child ALTER CONSTRAINT child_parent NOT ENFORCED',
+	'ALTER TABLE part ALTER CONSTRAINT part_parent_id_fkey NOT ENFORCED',
+	'ALTER TABLE child ADD COLUMN a int GENERATED ALWAYS AS (id * 2) VIRTUAL') if $version >= 180000;
+
 my $ddl = session($node, 'ddl');
 my $holder = session($node, 'holder');
 $ddl->do('SET search_path = f');
@@ -665,6 +716,15 @@ my @contended = (
 	[ q{COMMENT ON TABLE child IS 'young'}, $vacuum->('child'), 'known' ],
 	[ q{COMMENT ON COLUMN child.label IS 'young'}, $vacuum->('child'), 'known' ],
 );
+
+push @contended, (
+	[ 'ALTER TABLE forebear ADD CONSTRAINT n NOT NULL k', $read->('grandheir'), 'known' ],
+	[ 'ALTER TABLE late VALIDATE CONSTRAINT late_k', $vacuum->('late_grandheir'), 'known' ],
+	[ 'ALTER TABLE late ALTER COLUMN k SET NOT NULL', $read->('late_grandheir'), 'known' ],
+	[ 'ALTER TABLE late ALTER COLUMN id DROP NOT NULL', $read->('late_grandheir'), 'known' ],
+	[ 'ALTER TABLE ONLY late ALTER COLUMN id DROP NOT NULL', $read->('late_grandheir'), 'free' ],
+	[ 'ALTER TABLE ONLY late ALTER COLUMN id DROP NOT NULL', $read->('late_heir'), 'known' ],
+	[ 'ALTER TABLE late DROP CONSTRAINT late_id', $read->('late_grandheir'), 'known' ]) if $version >= 180000;
 
 for my $case (@contended)
 {

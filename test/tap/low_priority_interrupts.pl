@@ -114,7 +114,7 @@ subtest 'the lock is granted while the process stands still' => sub {
 };
 
 subtest 'many, aimed at the moment' => sub {
-	my $count = $ENV{LOCKGUARD_STRESS} // 500;
+	my $count = $ENV{LOCKGUARD_STRESS} || 500;
 	$node->safe_psql('postgres', "ALTER SYSTEM SET deadlock_timeout = '20ms'; SELECT pg_reload_conf()");
 	hold();
 	my @sessions = map { session($node, "target_$_") } 1 .. 8;
