@@ -21,7 +21,6 @@ namespace {
 
 using Text = std::pmr::string;
 
-constexpr Microseconds kMillisecond = 1000;
 constexpr Microseconds kSecond = 1000 * kMillisecond;
 constexpr Microseconds kMinute = 60 * kSecond;
 constexpr Microseconds kHour = 60 * kMinute;

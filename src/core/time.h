@@ -7,6 +7,7 @@ namespace lockguard::core {
 
 /// A duration.
 using Microseconds = std::int64_t;
+inline constexpr Microseconds kMillisecond = 1000;
 
 /// Microseconds since the PostgreSQL epoch, as in TimestampTz; or of another clock, where that is
 /// said.

@@ -53,7 +53,7 @@ struct Obstacles {
 enum class WaitStep : std::uint8_t {
     wait_for_holders, // sleep until the present holders' transactions end, at most `duration`
     back_off,         // sleep for `duration`: nobody to wait for was found
-    queue,            // stand in the queues, at most `duration` for all locks together
+    queue,            // stand in the queue of one lock, at most `duration`; the others must be free
     give_up,          // the deadline has passed; `duration` is 0
 };
 
@@ -168,7 +168,7 @@ WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp no
 
 /// To be called after each burst, successful or not.
 ///
-/// \param spent      time in queues, all locks together
+/// \param spent      time in the queue
 /// \param got_locks  false: it ran out; the next one will be twice as long, after a longer rest
 void burst_ended(WaitPolicy& policy, Timestamp now, Microseconds spent, bool got_locks);
 

@@ -13,12 +13,11 @@ extern "C" {
 namespace lockguard::pg {
 
 using compat::steady_now;
+using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
 
 namespace {
-
-constexpr Microseconds kMillisecond = 1000;
 
 const char* mode_name(const NeededLock& lock) {
     return GetLockmodeName(lock.tag.locktag_lockmethodid, lock.mode);

@@ -20,12 +20,11 @@ extern "C" {
 namespace lockguard::pg {
 
 using compat::steady_now;
+using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
 
 namespace {
-
-constexpr Microseconds kMillisecond = 1000;
 
 /// No more deadlocks than this are resolved by trying again.
 constexpr int kMaxDeadlocks = 3;

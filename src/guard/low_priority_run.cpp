@@ -35,10 +35,9 @@ namespace lockguard::pg {
 namespace {
 
 using compat::steady_now;
+using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
-
-constexpr Microseconds kMillisecond = 1000;
 
 /// After a run in vain the next one, where it may end likewise, waits so many times as long as that
 /// one took: others wait for a tenth of the time at most.
