@@ -150,12 +150,13 @@ for my $job (@jobs)
 	ok($job->{run}->finish, "no error in pgbench: $job->{script}") or diag ${ $job->{err} };
 	note $1 if ${ $job->{out} } =~ /(number of transactions actually processed: \d+)/;
 }
-# On a slow machine the rest of them come here, while the viewers go on looking.
-while ($observer->value('SELECT last_value FROM connections') <= 60)
+# A slow machine makes fewer connections in that time than are asked for below: here it makes enough.
+if ($observer->value('SELECT last_value FROM connections') <= 60)
 {
-	my $late = session($node, 'late');
-	$late->value(q{SELECT nextval('connections')});
-	forget_sessions($late);
+	my ($out, $err) = ('', '');
+	my @again = ([ 'pgbench', '-n', '-t', 5, @{ $scripts{tables}[0] }, '-h', $node->host,
+		'-p', $node->port, '-f', "$dir/tables.sql", 'postgres' ], '>', \$out, '2>', \$err);
+	IPC::Run::run(@again) or die "pgbench: $err";
 }
 $observer->do('INSERT INTO stop VALUES (true)');
 for my $i (0 .. $#viewers)
