@@ -336,11 +336,18 @@ class LowPriorityRun {
         report_to_policy(burst, result);
         if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
             return result.end;
+        const bool other_lock =
+            result.lock_known && !(account_.is_lock_known() && is_same_lock(result.lock, awaited));
         if (result.lock_known)
             account_.set_lock(result.lock);
         else if (result.end == AttemptEnd::blocked)
             account_.forget_lock();
         account_.begin_to_wait(account_.has_waited() ? result.waited_since : account_.started());
+        if (other_lock) {
+            // Whoever looks for rings must see it, and it may have closed one.
+            account_.publish(WaitPhase::trying, -1);
+            next_look_behind_ = 0;
+        }
         return result.end;
     }
 
