@@ -42,7 +42,6 @@ class PortalSnapshot {
     void release();
     /// The statement needs one to run with.
     void restore();
-    bool is_released() const { return released_; }
 
   private:
     bool released_ = false;

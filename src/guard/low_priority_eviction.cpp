@@ -23,14 +23,8 @@ struct Victims {
     std::size_t room;
 };
 
-bool is_same(VirtualTransactionId left, VirtualTransactionId right) {
-    return VirtualTransactionIdEquals(left, right);
-}
-
 void add(Victims* victims, const AwaitedHolder& holder) {
-    if (std::any_of(
-            victims->found, victims->found + victims->count,
-            [&holder](const AwaitedHolder& other) { return is_same(other.vxid, holder.vxid); }))
+    if (is_among({victims->found, victims->count}, holder.vxid))
         return;
     if (victims->count == victims->room) {
         victims->room *= 2;

@@ -70,7 +70,7 @@ class LowPriorityRun {
                           TransactionIdIsValid(GetTopTransactionIdIfAny())),
           needed_(CurrentMemoryContext),
           attempts_(call, needed_, account_, snapshot_, !in_transaction_),
-          transaction_began_(account_.started()), behind_(new_behind_record()) {
+          transaction_began_(account_.started()) {
         core::WaitLimits limits = {};
         limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -241,6 +241,11 @@ class LowPriorityRun {
 
     /// In a transaction that holds locks, politeness has an end.
     void mind_those_behind(const AwaitedHolders& holders) {
+        if (behind_ == nullptr) {
+            MemoryContextSwitchTo(caller_context_);
+            behind_ = new_behind_record();
+            MemoryContextSwitchTo(round_context_);
+        }
         WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions > 0;
         if (behind.ring == RingState::closed_by_us)
@@ -482,9 +487,9 @@ class LowPriorityRun {
     NeededLocks needed_;
     Attempts attempts_;
     Timestamp transaction_began_;
-    BehindRecord* behind_;
-    bool has_queued_ = false;   // the latest attempt did
-    bool kept_waiting_ = false; // somebody waits behind us, by the latest look
+    BehindRecord* behind_ = nullptr; // made by the first look: most statements never wait
+    bool has_queued_ = false;        // the latest attempt did
+    bool kept_waiting_ = false;      // somebody waits behind us, by the latest look
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;
     Timestamp next_deadlock_check_ = 0;

@@ -79,12 +79,6 @@ VirtualTransactionId leading_transaction(VirtualTransactionId vxid) {
     return VirtualTransactionIdIsValid(leading) ? leading : vxid;
 }
 
-bool is_among(std::span<const AwaitedHolder> holders, VirtualTransactionId vxid) {
-    return std::ranges::any_of(holders, [vxid](const AwaitedHolder& holder) {
-        return VirtualTransactionIdEquals(holder.vxid, vxid);
-    });
-}
-
 /// Idle ones first, prepared ones before all; then by age.
 bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
     if (left.idle != right.idle)
@@ -93,6 +87,12 @@ bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
 }
 
 } // namespace
+
+bool is_among(std::span<const AwaitedHolder> holders, VirtualTransactionId vxid) {
+    return std::ranges::any_of(holders, [vxid](const AwaitedHolder& holder) {
+        return VirtualTransactionIdEquals(holder.vxid, vxid);
+    });
+}
 
 void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(const void*),
                   const void* argument) {

@@ -45,6 +45,9 @@ enum class DeadlockCheck { no, yes, at_once };
 void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(const void*),
                   const void* argument);
 
+/// Is one of them in that transaction?
+bool is_among(std::span<const AwaitedHolder> holders, VirtualTransactionId vxid);
+
 /// Does anybody but this session hold a mode that conflicts? Pure waiters do not count. Nor does a
 /// transaction that is just ending: it may hold the lock for another moment.
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode);
