@@ -1,6 +1,7 @@
 #include "shmem/shared_state.h"
 
 #include "boundary/settings.h"
+#include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
 
@@ -88,6 +89,7 @@ void request() {
     RequestAddinShmemSpace(imports_size(count));
     RequestAddinShmemSpace(sizeof(Words));
     RequestAddinShmemSpace(2 * MAXALIGN(fuses_size(count)));
+    request_cancel_notices(count);
     request_event_ring();
     request_statistics(count);
 }
@@ -153,6 +155,7 @@ void start_up() {
         }
     }
     start_up_words(count);
+    start_up_cancel_notices(count);
     start_up_event_ring();
     start_up_statistics(count);
     LWLockRelease(AddinShmemInitLock);
