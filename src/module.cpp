@@ -3,6 +3,7 @@
 #include "boundary/compat.h"
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
+#include "guard/stall_limit.h"
 #include "shmem/shared_state.h"
 #include "worker/blocker_worker.h"
 #include "worker/victim_notice.h"
@@ -18,7 +19,8 @@ PGDLLEXPORT void _PG_init(void);
 /// needs shared memory only in the first.
 void _PG_init(void) {
     using namespace lockguard;
-    pg::define_settings({.protection_changed = pg::protection_changed});
+    pg::define_settings({.protection_changed = pg::protection_changed,
+                         .max_stall_changed = pg::max_stall_changed});
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state();

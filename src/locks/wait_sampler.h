@@ -43,9 +43,20 @@ void stop_wait_sampling(WaitSampling sampling);
 /// start_wait_sampling().
 void start_wait_limit(core::Microseconds limit);
 
+/// For start_wait_limit(): no time of its own, but strike_wait() ends the waits.
+inline constexpr core::Microseconds kNoTimeLimit = INT64_MAX / 4;
+
+/// Ends the wait for a heavyweight lock in which this process is, as if the limit had struck; only
+/// the one that began then (PGPROC.waitStart), and only while a limit is in force. Runs in a signal
+/// handler.
+void strike_wait(TimestampTz wait_start);
+
 /// Ends it. Where the limit has struck, or lock_timeout, and that has ended no wait because the
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.
 void stop_wait_limit();
+
+/// Is this the server's own "canceling statement due to user request"? Never ereports.
+bool is_cancel_request(const ErrorData* error);
 
 /// Is this error the guard's limit, and nothing else? It looks like the server's "canceling
 /// statement due to user request"; where such a request has come since start_wait_limit() as well,

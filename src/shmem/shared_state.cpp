@@ -4,6 +4,7 @@
 #include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
+#include "shmem/guarded_sessions.h"
 
 extern "C" {
 #include "storage/latch.h"
@@ -91,6 +92,7 @@ void request() {
     RequestAddinShmemSpace(2 * MAXALIGN(fuses_size(count)));
     request_cancel_notices(count);
     request_event_ring();
+    request_guarded_sessions(count);
     request_statistics(count);
 }
 
@@ -157,6 +159,7 @@ void start_up() {
     start_up_words(count);
     start_up_cancel_notices(count);
     start_up_event_ring();
+    start_up_guarded_sessions(count);
     start_up_statistics(count);
     LWLockRelease(AddinShmemInitLock);
 
