@@ -1,5 +1,5 @@
 // Runs in the victim. SIGTERM carries no text, so the worker leaves a notice in shared memory
-// (shared_state), and the victim adds it to its own farewell.
+// (shmem/notices), and the victim adds it to its own farewell.
 //
 // A change of a message's content in emit_log_hook is not promised by PostgreSQL, and the hook does
 // not run where log_min_messages is "panic". So this is a courtesy; the record is the worker's line
@@ -8,7 +8,7 @@
 
 #include "core/text.h"
 #include "boundary/bridge.h"
-#include "shmem/shared_state.h"
+#include "shmem/notices.h"
 
 namespace lockguard::features {
 
