@@ -3,11 +3,12 @@
 #include "boundary/compat.h"
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
+#include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
 #include "shmem/imported_snapshots.h"
-#include "shmem/notices.h"
 #include "shmem/protections.h"
+#include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
 #include "shmem/worker_state.h"
 #include "worker/blocker_worker.h"
@@ -25,10 +26,12 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::counters_part,      &pg::event_ring_part,        &pg::imported_snapshots_part,
-    &pg::notices_part,       &pg::server_protection_part, &pg::session_protections_part,
-    &pg::statistics_part,    &pg::wait_board_part,        &pg::worker_fuses_part,
-    &pg::worker_procno_part,
+    &pg::cancel_notices_part,      &pg::counters_part,
+    &pg::event_ring_part,          &pg::imported_snapshots_part,
+    &pg::termination_notices_part, &pg::server_protection_part,
+    &pg::session_protections_part, &pg::statistics_part,
+    &pg::termination_notices_part, &pg::wait_board_part,
+    &pg::worker_fuses_part,        &pg::worker_procno_part,
 };
 
 } // namespace

@@ -4,7 +4,7 @@
 #include <csignal>
 
 #include "sessions/backend_status.h"
-#include "shmem/notices.h"
+#include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
 
 namespace lockguard::pg {

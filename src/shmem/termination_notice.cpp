@@ -1,4 +1,4 @@
-#include "shmem/notices.h"
+#include "shmem/termination_notice.h"
 
 extern "C" {
 #include "storage/spin.h"
@@ -33,8 +33,8 @@ bool is_for(const Notice& notice, int pid, LocalTransactionId lxid) {
 
 } // namespace
 
-constinit const SharedPart notices_part = {"pg_lockguard termination notices",
-                                           SlotsByProc<Notice>::size, attach};
+constinit const SharedPart termination_notices_part = {"pg_lockguard termination notices",
+                                                       SlotsByProc<Notice>::size, attach};
 
 void post_termination_notice(int procno, int pid, LocalTransactionId lxid, const char* detail) {
     Notice* notice = notices.of(procno);
