@@ -6,7 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "sessions/backend_status.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 namespace lockguard::pg {
 

@@ -16,6 +16,9 @@ bool is_action(EventKind kind) {
     case EventKind::blocker_logged:
     case EventKind::blocker_terminated:
     case EventKind::fuse_blown:
+    case EventKind::stall_cancelled:
+    case EventKind::stall_logged:
+    case EventKind::stall_terminated:
         return true;
     default:
         return false;

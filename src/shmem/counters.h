@@ -6,7 +6,7 @@
 // it disturbs nobody who counts.
 #pragma once
 
-#include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -39,6 +39,12 @@ enum class Counter : int {
     spared_no_client,
     spared_changed, // had changed in the very moment
     fuses_blown,
+
+    stall_cancels,      // statements cancelled by ddl_max_stall
+    stall_ended_waits,  // of guarded statements, for locks that turned up inside
+    stall_terminations, // sessions ended by ddl_max_stall
+    stall_spared,       // left alone, though they kept others waiting for longer
+
     looks,
     errors, // of the worker
     events_lost,
@@ -69,9 +75,7 @@ Statistics read_statistics();
 /// Starts anew. Takes the lock "pg_lockguard", exclusive. Needs the shared memory.
 void reset_statistics();
 
-/// For shmem/shared_state: the request for shared memory, and its creation. The caller of the
-/// latter holds AddinShmemInitLock.
-void request_statistics(int proc_count);
-void start_up_statistics(int proc_count);
+extern const SharedPart statistics_part;
+extern const SharedPart counters_part;
 
 } // namespace lockguard::pg

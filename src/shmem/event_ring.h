@@ -12,7 +12,7 @@
 
 #include <string_view>
 
-#include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -27,6 +27,10 @@ enum class EventKind : int {
     blocker_terminated,     // the worker has ended a session
     blocker_spared,         // the worker has spared a session, for the reason given
     fuse_blown,             // the worker must not end any more sessions for a while
+    stall_cancelled,        // a guarded statement, or one of its transaction, kept others waiting
+    stall_logged,           // ... the worker would have ended the session, idle by then
+    stall_terminated,       // ... the worker has ended it
+    stall_spared,           // ... the worker has left it alone, for the reason given
 };
 
 const char* event_kind_name(EventKind kind);
@@ -93,8 +97,6 @@ EventRange recorded_events();
 /// Copies one. Returns false where it is overwritten, or not whole yet. Never waits.
 bool read_event(int64 id, Event* event);
 
-/// For shmem/shared_state, as in shmem/counters.
-void request_event_ring();
-void start_up_event_ring();
+extern const SharedPart event_ring_part;
 
 } // namespace lockguard::pg

@@ -26,20 +26,17 @@ struct alignas(PG_CACHE_LINE_SIZE) Place {
 
 /// Process-local: where this process finds the shared parts.
 struct {
-    Place* places;             // place_count of them, by procno; null where not preloaded
-    int place_count;           // never changes
+    SlotsByProc<Place> places;
     pg_atomic_uint64* watcher; // its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none
     bool used;                 // this process has used its place
 } state;
 
 Place* place_of(int procno) {
-    if (state.places == nullptr || procno < 0 || procno >= state.place_count)
-        return nullptr;
-    return &state.places[procno];
+    return state.places.of(procno);
 }
 
 Place* own_place() {
-    return MyProc == nullptr ? nullptr : place_of(compat::procno_of(MyProc));
+    return state.places.own();
 }
 
 uint64 pair_of(uint32 high, uint32 low) {
@@ -50,11 +47,6 @@ uint32 high_of(uint64 pair) {
 }
 uint32 low_of(uint64 pair) {
     return static_cast<uint32>(pair);
-}
-
-Size places_size(int count) {
-    // Shared memory is aligned to cache lines, but that is nowhere promised.
-    return add_size(mul_size(sizeof(Place), static_cast<Size>(count)), alignof(Place));
 }
 
 void wake_watcher() {
@@ -196,33 +188,42 @@ StallReport order_report() {
 
 // ---- The memory
 
-void request_guarded_sessions(int proc_count) {
-    RequestAddinShmemSpace(places_size(proc_count));
-    RequestAddinShmemSpace(sizeof(pg_atomic_uint64));
+namespace {
+
+/// Shared memory is aligned to cache lines, but that is nowhere promised.
+Size places_size() {
+    return add_size(SlotsByProc<Place>::size(), alignof(Place));
 }
 
-void start_up_guarded_sessions(int proc_count) {
-    bool found;
-    void* memory =
-        ShmemInitStruct("pg_lockguard guarded sessions", places_size(proc_count), &found);
-    auto* places = reinterpret_cast<Place*>(TYPEALIGN(alignof(Place), memory));
-    for (int i = 0; i < proc_count && !found; i++) {
-        pg_atomic_init_u64(&places[i].transaction, 0);
-        pg_atomic_init_u64(&places[i].since, 0);
-        pg_atomic_init_u64(&places[i].limits, 0);
-        pg_atomic_init_u64(&places[i].statement, 0);
-        pg_atomic_init_u64(&places[i].order, 0);
-        pg_atomic_init_u64(&places[i].wait_start, 0);
-        SpinLockInit(&places[i].lock);
-        places[i].report = {};
+void attach_places(void* memory, bool is_new) {
+    state.places.slots = reinterpret_cast<Place*>(TYPEALIGN(alignof(Place), memory));
+    for (int i = 0; i < MaxBackends && is_new; i++) {
+        Place* place = &state.places.slots[i];
+        pg_atomic_init_u64(&place->transaction, 0);
+        pg_atomic_init_u64(&place->since, 0);
+        pg_atomic_init_u64(&place->limits, 0);
+        pg_atomic_init_u64(&place->statement, 0);
+        pg_atomic_init_u64(&place->order, 0);
+        pg_atomic_init_u64(&place->wait_start, 0);
+        SpinLockInit(&place->lock);
+        place->report = {};
     }
-    auto* watcher = static_cast<pg_atomic_uint64*>(
-        ShmemInitStruct("pg_lockguard guard watcher", sizeof(pg_atomic_uint64), &found));
-    if (!found)
-        pg_atomic_init_u64(watcher, 0);
-    state.places = places;
-    state.place_count = proc_count;
-    state.watcher = watcher;
 }
+
+Size watcher_size() {
+    return sizeof(pg_atomic_uint64);
+}
+
+void attach_watcher(void* memory, bool is_new) {
+    state.watcher = static_cast<pg_atomic_uint64*>(memory);
+    if (is_new)
+        pg_atomic_init_u64(state.watcher, 0);
+}
+
+} // namespace
+
+constinit const SharedPart guarded_sessions_part = {"pg_lockguard guarded sessions", places_size,
+                                                    attach_places};
+constinit const SharedPart guard_watcher_part = {"pg_lockguard guard watcher", watcher_size, attach_watcher};
 
 } // namespace lockguard::pg

@@ -11,6 +11,7 @@
 
 #include "core/time.h"
 #include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -84,9 +85,7 @@ GuardOrder order_for(uint32 statement, TimestampTz* wait_start);
 /// The report that came with it. Not for a signal handler.
 StallReport order_report();
 
-// ---- For shmem/shared_state: the request for shared memory, and its creation. The caller of the
-// ---- latter holds AddinShmemInitLock.
-void request_guarded_sessions(int proc_count);
-void start_up_guarded_sessions(int proc_count);
+extern const SharedPart guarded_sessions_part;
+extern const SharedPart guard_watcher_part;
 
 } // namespace lockguard::pg

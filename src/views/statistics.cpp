@@ -4,7 +4,7 @@
 #include "shmem/counters.h"
 
 #include "boundary/result_rows.h"
-#include "shmem/shared_state.h"
+#include "shmem/segment.h"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -66,6 +66,10 @@ constexpr Column kColumns[] = {
     number_of(pg::Counter::spared_no_client),
     number_of(pg::Counter::spared_changed),
     number_of(pg::Counter::fuses_blown),
+    number_of(pg::Counter::stall_cancels),
+    number_of(pg::Counter::stall_ended_waits),
+    number_of(pg::Counter::stall_terminations),
+    number_of(pg::Counter::stall_spared),
     number_of(pg::Counter::looks),
     number_of(pg::Counter::errors),
     number_of(pg::Counter::events_lost),
