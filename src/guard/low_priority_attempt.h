@@ -32,6 +32,8 @@ struct AttemptResult {
     core::Timestamp got_all; // the locks that are known; 0: not
     core::Timestamp ended;
     core::Timestamp waited_since; // where it is blocked
+    core::Microseconds kept_waiting; // others, while it ran in vain, for up to so long; 0: nobody,
+                                     // or not known
 };
 
 /// The portal's snapshot, which a statement lets go while it waits.
@@ -73,7 +75,7 @@ class Attempts {
     struct Progress;
 
     bool run_without_subtransaction(const LockTargets& targets);
-    void run_for_good(int lock_timeout, bool queues);
+    void run_for_good(int lock_timeout, bool queues, bool limited);
     void queue_for_targets();
     bool find_obstacle(const AttemptPlan& plan, AttemptResult* result) const;
     bool lock_and_run(const AttemptPlan& plan, uint64 messages, const LockTargets& targets,

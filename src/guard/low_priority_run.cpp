@@ -3,8 +3,9 @@
 // core/wait_policy says: wait for those who hold the lock, back off, queue for a moment, or give
 // up.
 //
-// A lock that turns up inside the statement ends the attempt after a short while. From then on it
-// is one of the locks that are known, and waited for like the first.
+// A lock that turns up inside the statement is waited for there, as long as nobody is kept waiting
+// by that for too long; only then the attempt ends, and from then on it is one of the locks that are
+// known, and waited for like the first.
 #include "guard/low_priority_run.h"
 
 #include "core/wait_policy.h"
@@ -18,6 +19,7 @@
 #include "guard/low_priority_eviction.h"
 #include "guard/low_priority_wait.h"
 #include "guard/repack_ring.h"
+#include "guard/stall_limit.h"
 #include "locks/termination.h"
 #include "locks/waiters_behind.h"
 #include "shmem/counters.h"
@@ -39,9 +41,9 @@ using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
 
-/// After a run in vain the next one, where it may end likewise, waits so many times as long as that
-/// one took: others wait for a tenth of the time at most.
-constexpr int kRestAfterVainRun = 9;
+/// After a run in vain that has kept others waiting the next one, where it may end likewise, waits
+/// so many times as long as they did: they wait for a fifth of the time at most.
+constexpr int kRestAfterStall = 4;
 
 /// A client that has gone is noticed within that time, and a transaction of the statement's own
 /// does not last longer while it waits.
@@ -98,6 +100,8 @@ class LowPriorityRun {
 
     /// Shows nothing any more, and counts what there is to count. Never ereports.
     void close() { account_.close(); }
+
+    const GuardedStatement& statement() const { return account_.statement(); }
 
   private:
     // ---- One round
@@ -332,12 +336,9 @@ class LowPriorityRun {
     /// With a burst of 0 the locks are taken if they are free; else the lock that was not to be had
     /// is waited for in its queue, for that long.
     AttemptEnd attempt(Microseconds burst) {
-        Microseconds patience = core::burst_length(policy_);
-        if (policy_.limits.deadline != core::kUnknownTime)
-            patience = std::min(patience, policy_.limits.deadline - steady_now());
         NeededLock awaited = account_.lock();
-        AttemptResult result = attempts_.attempt(
-            {burst > 0 ? &awaited : nullptr, burst, std::max(patience, kMillisecond)});
+        AttemptResult result =
+            attempts_.attempt({burst > 0 ? &awaited : nullptr, burst, patience_inside()});
         report_to_policy(burst, result);
         if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
             return result.end;
@@ -356,6 +357,16 @@ class LowPriorityRun {
         return result.end;
     }
 
+    /// How long a lock that turns up inside the statement is waited for. Where somebody watches, he
+    /// ends the wait once others have been kept waiting for too long by it.
+    Microseconds patience_inside() const {
+        Microseconds patience =
+            waits_are_watched() ? kNoTimeLimit : settings.ddl_lock_timeout * kMillisecond;
+        if (policy_.limits.deadline != core::kUnknownTime)
+            patience = std::min(patience, policy_.limits.deadline - steady_now());
+        return std::max(patience, kMillisecond);
+    }
+
     void report_to_policy(Microseconds burst, const AttemptResult& result) {
         has_queued_ = burst > 0 && result.ended != 0;
         if (result.ended == 0)
@@ -367,14 +378,19 @@ class LowPriorityRun {
             count(Counter::bursts);
             WaitAccount::note_stall(stay);
         }
-        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
         if (result.got_all == 0 || result.end == AttemptEnd::done)
             return;
-        Microseconds stay = result.ended - result.got_all;
-        core::kept_waiting(policy_, result.ended, stay);
-        WaitAccount::note_stall(stay);
+        // What it did with its locks was work, and its limits are on waiting.
+        if (policy_.limits.deadline != core::kUnknownTime)
+            policy_.limits.deadline +=
+                std::max<Microseconds>(result.waited_since - result.got_all, 0);
+        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
+        if (result.kept_waiting <= 0)
+            return;
+        core::kept_waiting(policy_, result.ended, result.kept_waiting);
+        WaitAccount::note_stall(result.kept_waiting);
         // The next attempt might end in the same way.
-        rest_end_ = result.ended + kRestAfterVainRun * stay;
+        rest_end_ = result.ended + kRestAfterStall * result.kept_waiting;
     }
 
     // ---- The end of patience
@@ -503,7 +519,10 @@ void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
     if (IsA(call.planned->utilityStmt, LockStmt))
         RequireTransactionBlock(call.context == PROCESS_UTILITY_TOPLEVEL, "LOCK TABLE");
     LowPriorityRun wait(call, tag);
-    run_guarded([&wait] { wait.run(); }, [&wait] { wait.close(); });
+    run_amending(
+        ERRCODE_QUERY_CANCELED, [&wait] { wait.run(); },
+        [&wait](ErrorData* error) { explain_stall(wait.statement(), error); },
+        [&wait] { wait.close(); });
 }
 
 } // namespace lockguard::pg

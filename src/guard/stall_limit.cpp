@@ -126,6 +126,13 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
     error->hint = const_cast<char*>(explanation.hint);
 }
 
+core::Microseconds stall_of_ended_wait() {
+    TimestampTz wait_start;
+    return order_for(statement_number, &wait_start) == GuardOrder::end_wait
+               ? order_report().longest
+               : 0;
+}
+
 void max_stall_changed(int max_stall) {
     if (MyProc != nullptr && is_limited())
         publish_guarded_transaction(limited.since, max_stall, settings.ddl_lock_timeout);

@@ -7,6 +7,7 @@
 // statement runs (locks/own_waiters), and its transaction is under no limit afterwards.
 #pragma once
 
+#include "boundary/bridge.h"
 #include "guard/lock_timeout_report.h"
 
 namespace lockguard::pg {
@@ -36,9 +37,27 @@ bool waits_are_watched();
 /// limit's. May ereport.
 void explain_stall(const GuardedStatement& statement, ErrorData* error);
 
+/// The longest that anybody was kept waiting by the latest statement under the limit, where its
+/// wait for a lock was ended for that; 0 where it was not.
+core::Microseconds stall_of_ended_wait();
+
 /// A statement that is not guarded, in a transaction that is under the limit, is cancelled by the
 /// worker; this makes pg_lockguard.ddl_max_stall known to it as it is assigned. From an assign
 /// hook: never ereports.
 void max_stall_changed(int max_stall);
+
+/// Runs body() under the limit, as a whole.
+template <class Body>
+void run_under_stall_limit(const GuardedStatement& statement, Body&& body) {
+    StallLimit limit;
+    limit.enter(statement.tag, StallScope::whole);
+    run_amending(
+        ERRCODE_QUERY_CANCELED, body,
+        [&statement, &limit](ErrorData* error) {
+            limit.leave();
+            explain_stall(statement, error);
+        },
+        [&limit] { limit.leave(); });
+}
 
 } // namespace lockguard::pg

@@ -80,13 +80,13 @@ KeptWaitingBy find_kept_waiting(const LockSnapshot& snapshot, core::SessionIndex
 
 core::SessionIndex find_in_snapshot(const LockSnapshot& snapshot, int procno,
                                     LocalTransactionId lxid) {
-    const SnapshotSession* end = snapshot.sessions + snapshot.table.sessions.size();
-    const SnapshotSession* found =
-        std::find_if(snapshot.sessions, end, [=](const SnapshotSession& session) {
-            return session.procno == procno &&
-                   (lxid == InvalidLocalTransactionId || session.lxid == lxid);
-        });
-    return static_cast<core::SessionIndex>(found - snapshot.sessions);
+    const std::span<const SnapshotSession> sessions = {snapshot.sessions,
+                                                       snapshot.table.sessions.size()};
+    const auto found = std::ranges::find_if(sessions, [=](const SnapshotSession& session) {
+        return session.procno == procno &&
+               (lxid == InvalidLocalTransactionId || session.lxid == lxid);
+    });
+    return static_cast<core::SessionIndex>(found - sessions.begin());
 }
 
 } // namespace lockguard::pg
