@@ -128,8 +128,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         raise_swallowed_interrupts(marks);
     } else if (progress.wait_was_cut) {
         result.end = AttemptEnd::blocked;
-        result.kept_waiting = stall_of_ended_wait();
-        learn_wait(limited_lock_wait(), &result);
+        learn_limited_wait(&result);
         raise_swallowed_interrupts(marks);
     } else {
         result.end = progress.look_again ? AttemptEnd::look_again : AttemptEnd::blocked;
@@ -246,11 +245,21 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
         return;
     }
     result->waited_since = result->ended;
-    result->kept_waiting = stall_of_ended_wait();
     FailedLockWait failed;
     if (wait_limit_has_struck())
-        learn_wait(limited_lock_wait(), result);
+        learn_limited_wait(result);
     else if (failed_lock_wait(&failed) && failed.lock_known)
+        learn_wait(failed, result);
+}
+
+/// The guard has ended the wait, maybe because others were kept waiting.
+void Attempts::learn_limited_wait(AttemptResult* result) {
+    const EndedWait ended = ended_wait();
+    FailedLockWait failed = limited_lock_wait();
+    if (!failed.lock_known)
+        failed = ended.wait; // a parallel worker's: only who ended it knows
+    result->kept_waiting = ended.kept_waiting;
+    if (failed.lock_known)
         learn_wait(failed, result);
 }
 

@@ -6,6 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
+#include "locks/own_watch.h"
 #include "locks/wait_sampler.h"
 #include "sessions/guard_orders.h"
 #include "sessions/object_names.h"
@@ -24,6 +25,7 @@ struct {
 // One guarded statement of this process after the other.
 uint32 statement_number;
 bool statement_runs;
+bool watches_itself; // the latest: nobody else does
 
 bool is_limited() {
     return limited.lxid != InvalidLocalTransactionId && limited.lxid == compat::lxid_of(MyProc);
@@ -97,10 +99,14 @@ void StallLimit::enter(CommandTag command, StallScope scope) {
     if (++statement_number == 0)
         statement_number = 1;
     limit_transaction();
-    begin_to_obey(statement_number, strike_wait);
+    begin_to_obey(statement_number, {strike_wait, strike_worker_wait});
     statement_runs = true;
-    entered_ = true;
+    entered_ = true; // from here on leave() has something to do
     publish_guarded_statement(statement_number, command, scope == StallScope::attempt);
+    watches_itself = !is_guard_watched() && settings.ddl_max_stall > 0;
+    if (watches_itself)
+        start_own_watch(limited.since, settings.ddl_max_stall * core::kMillisecond,
+                        strike_statement);
 }
 
 void StallLimit::leave() {
@@ -108,6 +114,8 @@ void StallLimit::leave() {
         return;
     entered_ = false;
     statement_runs = false;
+    if (watches_itself)
+        stop_own_watch();
     withdraw_guarded_statement();
     cease_to_obey();
 }
@@ -121,16 +129,19 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
         return;
     error->message = pstrdup(core::kStallMessage.data());
     error->message_id = nullptr;
-    Explanation explanation = explain_report(statement, order_report());
+    Explanation explanation =
+        explain_report(statement, watches_itself ? own_watch_report() : order_report());
     error->detail = const_cast<char*>(explanation.detail);
     error->hint = const_cast<char*>(explanation.hint);
 }
 
-core::Microseconds stall_of_ended_wait() {
+EndedWait ended_wait() {
     TimestampTz wait_start;
-    return order_for(statement_number, &wait_start) == GuardOrder::end_wait
-               ? order_report().longest
-               : 0;
+    const GuardOrder order = order_for(statement_number, &wait_start);
+    if (order != GuardOrder::end_wait && order != GuardOrder::end_worker_wait)
+        return {};
+    const StallReport report = order_report();
+    return {report.longest, {report.wait_start, true, report.own_tag, report.own_mode}};
 }
 
 void max_stall_changed(int max_stall) {

@@ -4,7 +4,7 @@
 //
 // Who waits is looked at by the worker (worker/stall_watch). Where the library is not preloaded
 // there is none: then a timer of the session's own looks at the locks that it holds while the
-// statement runs (locks/own_waiters), and its transaction is under no limit afterwards.
+// statement runs (locks/own_watch), and its transaction is under no limit afterwards.
 #pragma once
 
 #include "boundary/bridge.h"
@@ -37,9 +37,13 @@ bool waits_are_watched();
 /// limit's. May ereport.
 void explain_stall(const GuardedStatement& statement, ErrorData* error);
 
-/// The longest that anybody was kept waiting by the latest statement under the limit, where its
-/// wait for a lock was ended for that; 0 where it was not.
-core::Microseconds stall_of_ended_wait();
+/// A wait for a lock that was ended because others were kept waiting.
+struct EndedWait {
+    core::Microseconds kept_waiting; // the longest of them; 0: no wait was ended for that
+    FailedLockWait wait;             // if kept_waiting is not 0; of the session or its worker
+};
+/// Of the latest statement that was under the limit.
+EndedWait ended_wait();
 
 /// A statement that is not guarded, in a transaction that is under the limit, is cancelled by the
 /// worker; this makes pg_lockguard.ddl_max_stall known to it as it is assigned. From an assign

@@ -209,6 +209,13 @@ void strike_wait(TimestampTz wait_start) {
     strike();
 }
 
+void strike_worker_wait() {
+    if (limit == 0 || MyProc == nullptr)
+        return;
+    sample = {};
+    strike();
+}
+
 bool is_cancel_request(const ErrorData* error) {
     return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
            has_message(error, "canceling statement due to user request");
@@ -227,7 +234,8 @@ bool wait_limit_has_struck() {
 }
 
 FailedLockWait limited_lock_wait() {
-    return {struck_sample.wait_start, true, struck_sample.tag, struck_sample.mode};
+    return {struck_sample.wait_start, struck_sample.mode != NoLock, struck_sample.tag,
+            struck_sample.mode};
 }
 
 bool failed_lock_wait(FailedLockWait* wait) {

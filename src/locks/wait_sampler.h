@@ -51,6 +51,9 @@ inline constexpr core::Microseconds kNoTimeLimit = INT64_MAX / 4;
 /// handler.
 void strike_wait(TimestampTz wait_start);
 
+/// The same for the wait of a parallel worker, of which limited_lock_wait() knows nothing.
+void strike_worker_wait();
+
 /// Ends it. Where the limit has struck, or lock_timeout, and that has ended no wait because the
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.
 void stop_wait_limit();
@@ -72,8 +75,8 @@ void forget_wait_limit();
 /// ereports.
 bool wait_limit_has_struck();
 
-/// The wait that the guard's limit has ended, the latest of them. To be asked where
-/// wait_limit_has_struck() is true.
+/// The wait that the guard's limit has ended, the latest of them; its lock is not known where that
+/// was a parallel worker's. To be asked where wait_limit_has_struck() is true.
 FailedLockWait limited_lock_wait();
 
 /// The wait that ended in the latest lock timeout of this backend. To be asked right after that

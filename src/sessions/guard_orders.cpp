@@ -31,8 +31,10 @@ void serve_order() {
     case GuardOrder::none:
         break;
     case GuardOrder::end_wait:
-        if (end_wait != nullptr)
-            end_wait(wait_start);
+        end_wait.own(wait_start);
+        break;
+    case GuardOrder::end_worker_wait:
+        end_wait.of_worker();
         break;
     case GuardOrder::cancel:
         strike_statement();
@@ -70,7 +72,7 @@ void install_handler() {
 
 } // namespace
 
-void begin_to_obey(uint32 statement, EndWait how_to_end_wait) {
+void begin_to_obey(uint32 statement, const EndWait& how_to_end_wait) {
     Assert(obeying == 0 && statement != 0);
     mark_interrupts(); // from now on SIGINT is counted
     install_handler();

@@ -16,14 +16,16 @@ namespace lockguard::pg {
 
 // ---- The session that is guarded
 
-/// Ends the wait for a lock in which this process is since that time, if it is. Runs in a signal
-/// handler.
-using EndWait = void (*)(TimestampTz wait_start);
+/// Ends waits for locks, in a signal handler.
+struct EndWait {
+    void (*own)(TimestampTz wait_start); // that in which this process is since that time, if it is
+    void (*of_worker)();                 // that of a parallel worker
+};
 
 /// From now on orders for the statement of this number (more than 0) are obeyed.
 ///
-/// \param end_wait  obeys GuardOrder::end_wait
-void begin_to_obey(uint32 statement, EndWait end_wait);
+/// \param end_wait  obeys GuardOrder::end_wait and end_worker_wait
+void begin_to_obey(uint32 statement, const EndWait& end_wait);
 
 /// They are not any more. A cancellation that is ours and has ended nothing yet never will. Never
 /// ereports: for error paths too.

@@ -61,7 +61,8 @@ bool read_guarded_session(int procno, GuardedSession* session);
 enum class GuardOrder : uint8 {
     none,
     end_wait, // of the wait for a lock in which its statement is: others wait for too long
-    cancel,   // the statement: it has kept others waiting for too long
+    end_worker_wait, // likewise, of a parallel worker of its
+    cancel,          // the statement: it has kept others waiting for too long
 };
 
 /// Why.
@@ -70,7 +71,10 @@ struct StallReport {
     core::Microseconds longest; // for up to so long
     LOCKTAG tag;                // what the longest of them waited for, of this session's
     LOCKMODE mode;
-    TimestampTz wait_start;     // of GuardOrder::end_wait: of the wait that is to end
+    // Of the wait that is to end.
+    TimestampTz wait_start;
+    LOCKTAG own_tag;
+    LOCKMODE own_mode;
 };
 
 /// Leaves an order for a statement of the PGPROC's session, in place of an earlier one. Never

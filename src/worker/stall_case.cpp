@@ -64,7 +64,7 @@ const SnapshotWait& awaited_wait(const StallCase& c) {
 
 StallReport report_of(const StallCase& c) {
     const SnapshotWait& wait = awaited_wait(c);
-    return {c.kept.sessions, c.kept.longest, wait.tag, wait.mode, 0};
+    return {c.kept.sessions, c.kept.longest, wait.tag, wait.mode, 0, {}, NoLock};
 }
 
 const char* stall_words(const StallCase& c, StallWords words) {

@@ -148,12 +148,17 @@ void cancel_guarded(const pg::StallCase& c, Track* track) {
     tell_of_cancel(c, *track);
 }
 
-void end_wait(const pg::StallCase& c, TimestampTz wait_start, Track* track) {
+/// \param own  the wait that is to end, which began then
+void end_wait(const pg::StallCase& c, const pg::SnapshotWait& own, TimestampTz wait_start,
+              Track* track) {
     pg::StallReport report = pg::report_of(c);
     report.wait_start = wait_start;
+    report.own_tag = own.tag;
+    report.own_mode = own.mode;
+    const pg::GuardOrder order = own.procno == c.procno ? pg::GuardOrder::end_wait
+                                                        : pg::GuardOrder::end_worker_wait;
     if (!is_due(*track, Deed::ended_wait, wait_start) ||
-        pg::send_guard_order(c.procno, c.session, pg::GuardOrder::end_wait, report) !=
-            pg::OrderResult::sent)
+        pg::send_guard_order(c.procno, c.session, order, report) != pg::OrderResult::sent)
         return;
     note_deed(track, Deed::ended_wait, wait_start);
     if (track->times == 1)
@@ -273,12 +278,24 @@ void act(pg::StallCase* c, Track* track) {
 
 // ---- The look
 
-/// The wait for a lock in which the session's process is now; 0 where it is in none.
-TimestampTz own_wait_start(int procno) {
-    PGPROC* proc = GetPGProcByNumber(procno);
-    if (*const_cast<LOCK* const volatile*>(&proc->waitLock) == nullptr)
-        return 0;
-    return static_cast<TimestampTz>(pg_atomic_read_u64(&proc->waitStart));
+/// The wait in a queue in which the session is itself, or a parallel worker of its; null where it
+/// is in none.
+const pg::SnapshotWait* own_wait(const pg::StallCase& c) {
+    if (c.session.statement == 0 || !c.session.in_attempt)
+        return nullptr;
+    for (int i = 0; i < c.snapshot->wait_count; i++) {
+        const pg::SnapshotWait& wait = c.snapshot->waits[i];
+        if (wait.session == c.index && !wait.low_priority && !wait.safe_snapshot)
+            return &wait;
+    }
+    return nullptr;
+}
+
+/// When the process began the wait in which it is; 0 where that is not known yet. Not the wait's
+/// own: a statement at low priority counts from when it first wanted that lock.
+TimestampTz start_of(const pg::SnapshotWait& wait) {
+    return static_cast<TimestampTz>(
+        pg_atomic_read_u64(&GetPGProcByNumber(wait.procno)->waitStart));
 }
 
 /// In how long a limit that began to count `so_far` ago is over.
@@ -310,15 +327,14 @@ Microseconds look_at(StallWatch* watch, const pg::LockSnapshot& snapshot, Timest
         }
         next = left_of(max_stall, c.kept.longest);
     }
-    const TimestampTz wait_start = session.in_attempt && session.statement != 0
-                                       ? own_wait_start(procno)
-                                       : 0;
+    const pg::SnapshotWait* own = own_wait(c);
+    const TimestampTz wait_start = own == nullptr ? 0 : start_of(*own);
     if (wait_start != 0) {
         const Microseconds limit = session.lock_timeout * kMillisecond;
         const Microseconds by_that =
             std::min<Microseconds>(c.kept.longest, std::max<TimestampTz>(taken_at - wait_start, 0));
         if (by_that >= limit)
-            end_wait(c, wait_start, track);
+            end_wait(c, *own, wait_start, track);
         else
             next = std::min(next, left_of(limit, by_that));
     }

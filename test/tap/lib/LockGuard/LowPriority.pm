@@ -11,7 +11,7 @@ use LockGuard;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(add_column read_and_idle await_low_priority is_clean start_load stop_load);
+our @EXPORT = qw(add_column read_and_idle await_low_priority await_giving_back is_clean start_load stop_load);
 
 my ($columns, $loads) = (0, 0);
 
@@ -39,6 +39,18 @@ sub await_low_priority
 	await($waiters[0]->node, join(' ', 'at low priority:', map { $_->name } @waiters),
 		q{SELECT ?::int[] <@ ARRAY(SELECT pid FROM pg_lockguard_progress WHERE phase = 'waiting')},
 		[ map { $_->pid } @waiters ]);
+	return;
+}
+
+# await_giving_back(SESSION, TABLE, WITNESS): the statement waits for a lock that has turned up inside
+# it, and goes on to do so while nobody waits for the table that it has locked; so the witness does,
+# until it gives that back.
+sub await_giving_back
+{
+	my ($session, $table, $witness) = @_;
+	await($session->node, $session->name . ' waits inside',
+		q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted)}, $session->pid);
+	$witness->value("SELECT count(*) FROM $table");
 	return;
 }
 
