@@ -2,6 +2,8 @@
 # LOCKGUARD_SRC, the folder that this file is in, and here, its own folder.
 
 LOCKGUARD_CXXFLAGS = -std=c++20 -Wall -Wextra -fvisibility-inlines-hidden -MMD -MP
+# The same library wherever its sources lie.
+LOCKGUARD_CXXFLAGS += -ffile-prefix-map=$(abspath $(LOCKGUARD_SRC)/..)=.
 # make WERROR=1, as our own tests have it. A packager's compiler may know warnings that ours does not.
 ifeq ($(WERROR),1)
 LOCKGUARD_CXXFLAGS += -Werror
