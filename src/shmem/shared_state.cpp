@@ -4,6 +4,7 @@
 #include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
+#include "shmem/wait_decisions.h"
 
 extern "C" {
 #include "storage/latch.h"
@@ -90,6 +91,7 @@ void request() {
     RequestAddinShmemSpace(sizeof(Words));
     RequestAddinShmemSpace(2 * MAXALIGN(fuses_size(count)));
     request_cancel_notices(count);
+    RequestAddinShmemSpace(wait_decisions_size(count));
     request_event_ring();
     request_statistics(count);
 }
@@ -156,6 +158,7 @@ void start_up() {
     }
     start_up_words(count);
     start_up_cancel_notices(count);
+    start_up_wait_decisions(count);
     start_up_event_ring();
     start_up_statistics(count);
     LWLockRelease(AddinShmemInitLock);
