@@ -6,6 +6,7 @@
 #include "sessions/object_names.h"
 #include "shmem/counters.h"
 #include "shmem/wait_decisions.h"
+#include "shmem/worker_state.h"
 
 extern "C" {
 #include "storage/lmgr.h"

@@ -19,10 +19,9 @@ const char* record_decision(const DecisionRequest& request, const char* outcome,
     close_name_lookup(lookup);
     if (role != nullptr)
         decider.role = role;
-    const char* text =
-        call_core(CurrentMemoryContext,
-                  [&decider](auto& memory) { return core::decision_text(decider, memory); })
-            .data();
+    const char* text = call_core(CurrentMemoryContext, [&decider](auto& memory) {
+                           return core::decision_text(decider, memory);
+                       }).data();
     account.record(EventKind::ddl_decided,
                    outcome == nullptr ? text : psprintf("%s; nobody was ended: %s", text, outcome));
     return text;

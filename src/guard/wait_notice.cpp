@@ -50,8 +50,8 @@ core::WaitInWords describe(const WaitAccount& account, const WaitOutlook& outloo
 /// Makes the words with tell(), of a wait in words, and sends them.
 template <class Tell>
 void send(const WaitAccount& account, const WaitOutlook& outlook, Tell tell) {
-    MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard notice",
-                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard notice", ALLOCSET_DEFAULT_SIZES);
     MemoryContext caller = MemoryContextSwitchTo(context);
     const core::WaitInWords waiting = describe(account, outlook);
     const ClientNotice notice = call_core(

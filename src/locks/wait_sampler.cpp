@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "shmem/shared_state.h"
+#include "shmem/segment.h"
 #include "shmem/wait_decisions.h"
 
 extern "C" {
@@ -122,8 +122,8 @@ void take_sample() {
         if (sampled_lock_timeout != 0)
             next =
                 Min(Max(next, get_timeout_finish_time(LOCK_TIMEOUT)), now + sampled_lock_timeout);
-        if (limit != 0 && (now >= sample.wait_start + limit ||
-                           (heeds_decisions && is_decision_posted())))
+        if (limit != 0 &&
+            (now >= sample.wait_start + limit || (heeds_decisions && is_decision_posted())))
             strike();
         else if (limit != 0)
             next = std::min(next, sample.wait_start + limit);

@@ -25,22 +25,11 @@ struct DecisionSlot {
     char reason[kDecisionAnswerBytes];
 };
 
-/// Process-local, as in shmem/shared_state. One for each PGPROC that can belong to a client
-/// backend.
-DecisionSlot* slots; // null where not preloaded
-int slot_count;
-
-DecisionSlot* slot_of(int procno) {
-    return slots == nullptr || procno < 0 || procno >= slot_count ? nullptr : &slots[procno];
-}
-
-DecisionSlot* own_slot() {
-    return MyProc == nullptr ? nullptr : slot_of(compat::procno_of(MyProc));
-}
+SlotsByProc<DecisionSlot> slots;
 
 void wake(int procno) {
     // Where it has just exited, somebody else's latch is set for nothing, which does no harm.
-    if (procno >= 0 && procno < slot_count)
+    if (procno >= 0 && procno < MaxBackends)
         SetLatch(&GetPGProcByNumber(procno)->procLatch);
 }
 
@@ -78,7 +67,7 @@ const char* decision_name(Decision decision) {
 }
 
 void listen_for_decisions() {
-    DecisionSlot* slot = own_slot();
+    DecisionSlot* slot = slots.own();
     if (slot == nullptr)
         return;
     SpinLockAcquire(&slot->lock);
@@ -92,7 +81,7 @@ void listen_for_decisions() {
 }
 
 void stop_listening() {
-    DecisionSlot* slot = own_slot();
+    DecisionSlot* slot = slots.own();
     if (slot == nullptr || slot->pid != MyProcPid) // which this process alone writes
         return;
     SpinLockAcquire(&slot->lock);
@@ -104,14 +93,14 @@ void stop_listening() {
 }
 
 bool is_decision_posted() {
-    DecisionSlot* slot = own_slot();
+    DecisionSlot* slot = slots.own();
     return slot != nullptr && pg_atomic_read_u32(&slot->is_posted) != 0;
 }
 
 bool take_decision(DecisionRequest* request) {
     if (!is_decision_posted())
         return false;
-    DecisionSlot* slot = own_slot();
+    DecisionSlot* slot = slots.own();
     int64 now = compat::steady_now();
     SpinLockAcquire(&slot->lock);
     bool taken = slot->pid == MyProcPid && slot->state == State::posted && now < slot->until;
@@ -127,7 +116,7 @@ bool take_decision(DecisionRequest* request) {
 }
 
 void answer_decision(DecisionAnswer answer, const char* reason) {
-    DecisionSlot* slot = own_slot();
+    DecisionSlot* slot = slots.own();
     if (slot == nullptr)
         return;
     int decider = -1;
@@ -143,7 +132,7 @@ void answer_decision(DecisionAnswer answer, const char* reason) {
 }
 
 bool find_decidable_wait(int procno, int pid, DecidableWait* wait) {
-    DecisionSlot* slot = slot_of(procno);
+    DecisionSlot* slot = slots.of(procno);
     if (slot == nullptr || pid <= 0)
         return false;
     SpinLockAcquire(&slot->lock);
@@ -156,7 +145,7 @@ bool find_decidable_wait(int procno, int pid, DecidableWait* wait) {
 
 Posting post_decision(const DecidableWait& wait, const DecisionRequest& request, int64 until,
                       uint64* posting) {
-    DecisionSlot* slot = slot_of(wait.procno);
+    DecisionSlot* slot = slots.of(wait.procno);
     Assert(slot != nullptr && request.decision != Decision::none);
     int64 now = compat::steady_now();
     Posting result = Posting::nobody;
@@ -180,7 +169,7 @@ Posting post_decision(const DecidableWait& wait, const DecisionRequest& request,
 
 Hearing look_for_answer(int procno, uint64 posting, DecisionAnswer* answer,
                         char (*reason)[kDecisionAnswerBytes]) {
-    DecisionSlot* slot = slot_of(procno);
+    DecisionSlot* slot = slots.of(procno);
     Assert(slot != nullptr);
     Hearing hearing = Hearing::never;
     SpinLockAcquire(&slot->lock);
@@ -207,7 +196,7 @@ Hearing look_for_answer(int procno, uint64 posting, DecisionAnswer* answer,
 }
 
 bool withdraw_decision(int procno, uint64 posting) {
-    DecisionSlot* slot = slot_of(procno);
+    DecisionSlot* slot = slots.of(procno);
     Assert(slot != nullptr);
     bool too_late = false;
     SpinLockAcquire(&slot->lock);
@@ -219,21 +208,21 @@ bool withdraw_decision(int procno, uint64 posting) {
     return !too_late;
 }
 
-Size wait_decisions_size(int count) {
-    return mul_size(sizeof(DecisionSlot), count);
+namespace {
+
+void attach(void* memory, bool is_new) {
+    slots.slots = static_cast<DecisionSlot*>(memory);
+    for (int i = 0; is_new && i < MaxBackends; i++) {
+        DecisionSlot* slot = &slots.slots[i];
+        memset(static_cast<void*>(slot), 0, sizeof(DecisionSlot));
+        pg_atomic_init_u32(&slot->is_posted, 0);
+        SpinLockInit(&slot->lock);
+    }
 }
 
-void start_up_wait_decisions(int count) {
-    bool found;
-    auto* made = static_cast<DecisionSlot*>(
-        ShmemInitStruct("pg_lockguard decisions", wait_decisions_size(count), &found));
-    for (int i = 0; i < count && !found; i++) {
-        memset(static_cast<void*>(&made[i]), 0, sizeof(DecisionSlot));
-        pg_atomic_init_u32(&made[i].is_posted, 0);
-        SpinLockInit(&made[i].lock);
-    }
-    slots = made;
-    slot_count = count;
-}
+} // namespace
+
+constinit const SharedPart wait_decisions_part = {"pg_lockguard decisions",
+                                                  SlotsByProc<DecisionSlot>::size, attach};
 
 } // namespace lockguard::pg

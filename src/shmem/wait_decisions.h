@@ -9,6 +9,7 @@
 #pragma once
 
 #include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -67,8 +68,8 @@ bool find_decidable_wait(int procno, int pid, DecidableWait* wait);
 
 enum class Posting : uint8 {
     posted,
-    busy,    // with somebody else's
-    nobody,  // it is over
+    busy,   // with somebody else's
+    nobody, // it is over
 };
 /// Posts it, until then by compat::steady_now(): later it is not taken any more. Wakes the
 /// statement.
@@ -90,9 +91,6 @@ Hearing look_for_answer(int procno, uint64 posting, DecisionAnswer* answer,
 /// Takes it back. Returns false where that is too late: it has been taken.
 bool withdraw_decision(int procno, uint64 posting);
 
-// ---- For shmem/shared_state, as in shmem/counters
-
-Size wait_decisions_size(int count);
-void start_up_wait_decisions(int count);
+extern const SharedPart wait_decisions_part;
 
 } // namespace lockguard::pg

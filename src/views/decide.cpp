@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
-#include "shmem/shared_state.h"
+#include "shmem/segment.h"
 #include "shmem/wait_decisions.h"
 
 extern "C" {
@@ -20,8 +20,8 @@ namespace lockguard::features {
 
 namespace {
 
-/// A statement that waits hears within 0.1 s, unless its machine is paused; one that tries its locks
-/// just now may need longer. Afterwards the decision has lapsed.
+/// A statement that waits hears within 0.1 s, unless its machine is paused; one that tries its
+/// locks just now may need longer. Afterwards the decision has lapsed.
 constexpr int64 kHearingTime = 3'000'000; // µs
 
 /// How long an answer is waited for once the decision has been taken: it may look up names.
@@ -171,9 +171,9 @@ bool tell(const Answer& answer, int pid) {
 
 } // namespace lockguard::features
 
-/// pg_lockguard_decide(pid int4, what text) → bool: whether the statement that waits there has heard
-/// it. Errors: 55000 without shared memory, 22023 for an unknown `what`, 42501 where the caller
-/// lacks a right.
+/// pg_lockguard_decide(pid int4, what text) → bool: whether the statement that waits there has
+/// heard it. Errors: 55000 without shared memory, 22023 for an unknown `what`, 42501 where the
+/// caller lacks a right.
 Datum pg_lockguard_decide(PG_FUNCTION_ARGS) {
     using namespace lockguard;
     pg::require_shared_state();
