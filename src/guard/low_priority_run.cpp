@@ -507,12 +507,13 @@ class LowPriorityRun {
                         hint != nullptr ? errhint("%s", hint) : 0));
     }
 
-    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout.
+    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout, or
+    /// with all of it for each stay.
     void run_in_queue() {
         notices_.tell_queue(account_, outlook());
         account_.withdraw();
         MemoryContextSwitchTo(caller_context_);
-        int lock_timeout = 0;
+        int lock_timeout = LockTimeout;
         if (LockTimeout > 0 && !lock_timeout_bounds_stays_)
             lock_timeout = milliseconds(LockTimeout * kMillisecond - account_.waited());
         attempts_.run_in_queue(lock_timeout);
