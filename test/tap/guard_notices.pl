@@ -205,7 +205,7 @@ subtest 'other kinds of holders' => sub {
 	is($ddl->error, undef, 'done');
 };
 
-# The memory of a session, by its own log line.
+# The memory of a session that is for good, with the buffer of its connection: by its own log line.
 sub memory_of
 {
 	my $session = shift;
@@ -215,7 +215,7 @@ sub memory_of
 	for (my $i = 0; $i < 1000 && !defined $size; $i++)
 	{
 		usleep(10_000);
-		($size) = slurp_file($node->logfile, $log) =~ /Grand total: (\d+) bytes/;
+		($size) = slurp_file($node->logfile, $log) =~ /level: 0; TopMemoryContext: (\d+) total/;
 	}
 	return $size;
 }
