@@ -64,9 +64,10 @@ const char* why_not(std::span<const AwaitedHolder> holders) {
             if (holder.against_wraparound)
                 reason = "it prevents transaction id wraparound";
         } else if ((reason = why_not_permitted(holder)) == nullptr) {
-            reason = readable ? why_exempt({holder.procno, holder.pid},
-                                           holder.vxid.localTransactionId, lists, lookup)
-                              : "whether it is exempt can't be looked up now";
+            reason = readable
+                         ? why_exempt({holder.procno, holder.pid, holder.vxid.localTransactionId},
+                                      lists, lookup)
+                         : "whether it is exempt can't be looked up now";
         }
         if (reason != nullptr) {
             reason =
