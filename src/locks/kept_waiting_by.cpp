@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "sessions/backend_status.h"
 #include "shmem/wait_board.h"
 
@@ -24,9 +25,10 @@ bool is_apply_worker(int pid) {
 /// May it be kept waiting? What is not known of a session that is just ending does not matter.
 bool is_client_or_apply_worker(const SnapshotSession& session) {
     BackendStateOnly state;
-    if (!read_backend_state({session.procno, session.pid}, &state))
+    if (!read_backend_state(session.id, &state))
         return false;
-    return state.type == B_BACKEND || (state.type == B_BG_WORKER && is_apply_worker(session.pid));
+    return state.type == B_BACKEND ||
+           (state.type == B_BG_WORKER && is_apply_worker(session.id.pid));
 }
 
 /// Where the longest of them stands, and the last wait of his chain.
@@ -50,18 +52,18 @@ KeptWaitingBy find_kept_waiting(const LockSnapshot& snapshot, core::SessionIndex
             return core::find_chains(snapshot.table, session, core::ChainRule::kept_waiting,
                                      memory);
         });
-    auto* kept = static_cast<core::KeptWaiting*>(MemoryContextAllocHuge(
-        CurrentMemoryContext, sizeof(core::KeptWaiting) * Max(chains.size(), 1)));
+    auto* kept = new_array<core::KeptWaiting>(chains.size());
     std::size_t count = 0;
     for (core::SessionIndex i = 0; i < chains.size(); i++) {
         if (!chains[i].exists() || i == session)
             continue;
         const SnapshotSession& waiter = snapshot.sessions[i];
         LowPriorityWait own_wait;
-        if (read_low_priority_wait(waiter.procno, &own_wait) || !is_client_or_apply_worker(waiter))
+        if (read_low_priority_wait(waiter.id.procno, &own_wait) ||
+            !is_client_or_apply_worker(waiter))
             continue;
         const SnapshotWait& wait = snapshot.waits[chains[i].wait];
-        kept[count++] = {waiter.procno, waiter.pid, wait.wait_start, chains[i].complete};
+        kept[count++] = {waiter.id.procno, waiter.id.pid, wait.wait_start, chains[i].complete};
     }
     std::span<core::KeptWaiting> waits = {kept, count};
     core::note_look(*record, waits, taken_at);
@@ -83,8 +85,8 @@ core::SessionIndex find_in_snapshot(const LockSnapshot& snapshot, int procno,
     const std::span<const SnapshotSession> sessions = {snapshot.sessions,
                                                        snapshot.table.sessions.size()};
     const auto found = std::ranges::find_if(sessions, [=](const SnapshotSession& session) {
-        return session.procno == procno &&
-               (lxid == InvalidLocalTransactionId || session.lxid == lxid);
+        return session.id.procno == procno &&
+               (lxid == InvalidLocalTransactionId || session.id.lxid == lxid);
     });
     return static_cast<core::SessionIndex>(found - sessions.begin());
 }

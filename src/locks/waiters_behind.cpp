@@ -6,6 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "locks/kept_waiting_by.h"
+#include "boundary/memory.h"
 #include "locks/lock_snapshot.h"
 #include "shmem/wait_board.h"
 
@@ -118,7 +119,7 @@ bool take_picture(Picture* picture) {
     const SnapshotSession* sessions = picture->snapshot.sessions;
     const SnapshotSession* end = sessions + picture->snapshot.table.sessions.size();
     const SnapshotSession* own = std::find_if(sessions, end, [](const SnapshotSession& session) {
-        return session.procno == compat::procno_of(MyProc);
+        return session.id.procno == compat::procno_of(MyProc);
     });
     picture->self = static_cast<core::SessionIndex>(own - sessions);
     return own != end;
@@ -163,8 +164,7 @@ bool is_same_ring(const Picture& left_picture, const core::Ring& left, const Pic
         const SnapshotSession& session_b = right_picture.snapshot.sessions[b.session];
         const SnapshotWait& wait_a = left_picture.snapshot.waits[a.wait];
         const SnapshotWait& wait_b = right_picture.snapshot.waits[b.wait];
-        return session_a.procno == session_b.procno && session_a.pid == session_b.pid &&
-               session_a.lxid == session_b.lxid && wait_a.wait_start == wait_b.wait_start &&
+        return session_a.id == session_b.id && wait_a.wait_start == wait_b.wait_start &&
                wait_a.mode == wait_b.mode && memcmp(&wait_a.tag, &wait_b.tag, sizeof(LOCKTAG)) == 0;
     };
     return std::equal(left.members.begin(), left.members.end(), right.members.begin(),
@@ -205,7 +205,7 @@ void describe_ring(const Picture& picture, const core::Ring& ring, MemoryContext
     StringInfoData text;
     initStringInfo(&text);
     auto pid_of = [&picture](const core::RingMember& member) {
-        return picture.snapshot.sessions[member.session].pid;
+        return picture.snapshot.sessions[member.session].id.pid;
     };
     for (std::size_t i = 0; i < ring.members.size(); i++) {
         const core::RingMember& next = ring.members[(i + 1) % ring.members.size()];
@@ -220,8 +220,8 @@ void describe_ring(const Picture& picture, const core::Ring& ring, MemoryContext
     behind->ring_log_detail = MemoryContextStrdup(memory, text.data);
 }
 
-BackendIdentity identity_of(const Picture& picture, core::SessionIndex session) {
-    return {picture.snapshot.sessions[session].procno, picture.snapshot.sessions[session].pid};
+SessionId identity_of(const Picture& picture, core::SessionIndex session) {
+    return picture.snapshot.sessions[session].id;
 }
 
 /// \param memory  for the texts
@@ -249,7 +249,7 @@ void look_for_ring(Picture* picture, MemoryContext memory, WaitersBehind* behind
 } // namespace
 
 BehindRecord* new_behind_record() {
-    auto* record = static_cast<BehindRecord*>(palloc(sizeof(BehindRecord)));
+    auto* record = new_object<BehindRecord>();
     core::start_record(*record, GetCurrentTransactionStartTimestamp());
     return record;
 }

@@ -3,6 +3,7 @@
 #include "core/blocker_policy.h"
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "sessions/backend_status.h"
 #include "sessions/event_record.h"
 #include "sessions/exemptions.h"
@@ -35,7 +36,10 @@ void draw_tree(const StallCase& c, Event* event) {
     look.graph = call_core(look.memory, [&look](std::pmr::memory_resource& memory) {
         return core::build_lock_graph(look.snapshot.table, memory);
     });
-    look.session_count = look.graph.sessions.size();
+    look.session_count = look.snapshot.table.sessions.size();
+    look.facts = new_zeroed_array<core::SessionFacts>(look.session_count);
+    for (std::size_t i = 0; i < look.session_count; i++)
+        look.facts[i].xact_start = core::kUnknownTime;
     set_tree(&look, c.index, event);
 }
 
@@ -49,8 +53,8 @@ const char* spared_by_catalogs(const StallCase& c, const BackendStatus& status,
     facts.idle_in_transaction = is_idle_in_transaction(status.state);
     if (facts.client_backend) {
         facts.superuser = superuser_arg(session.role);
-        find_exemptions({c.procno, c.session.pid}, c.session.lxid, session.role, status,
-                        read_exemption_lists(false), lookup, &facts);
+        find_exemptions(session.id, session.role, status, read_exemption_lists(false), lookup,
+                        &facts);
     }
     const core::SpareReason reason = core::spare_reason(facts, {});
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
@@ -86,13 +90,13 @@ const char* stall_words(const StallCase& c, StallWords words) {
 void record_stall(const StallCase& c, EventKind kind, const char* reason) {
     const SnapshotSession& waiter = c.snapshot->sessions[c.kept.waiter];
     const SnapshotWait& wait = awaited_wait(c);
-    auto* event = static_cast<Event*>(palloc(sizeof(Event)));
+    auto* event = new_object<Event>();
     new_event(kind, event);
-    event->pid = waiter.pid;
+    event->pid = waiter.id.pid;
     event->role = waiter.role;
     event->database = waiter.database;
     BackendStatus status;
-    if (read_backend_status({waiter.procno, waiter.pid}, &status))
+    if (read_backend_status(waiter.id, &status))
         set_event_text(event->application, status.application_name);
     if (wait.tag.locktag_type == LOCKTAG_RELATION) {
         event->relation_known = true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "boundary/memory.h"
 #include "boundary/settings.h"
 #include "locks/kept_waiting_by.h"
 #include "locks/lock_snapshot.h"
@@ -181,7 +182,7 @@ void cancel_later(const pg::StallCase& c, const pg::BackendStateOnly& state, Tra
     }
     if (!is_due(*track, Deed::cancelled_later, state.state_start))
         return;
-    const pg::StatementIdentity statement = {c.procno, c.session.pid, c.session.lxid,
+    const pg::StatementIdentity statement = {{c.procno, c.session.pid, c.session.lxid},
                                              state.state_start};
     if (pg::cancel_statement(statement, pg::stall_words(c, pg::StallWords::detail),
                              pg::stall_words(c, pg::StallWords::hint), nullptr, nullptr,
@@ -232,9 +233,9 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, T
     if (fuse_holds(c, rehearses, subject, track))
         return;
     const pg::SnapshotWait& wait = pg::awaited_wait(c);
-    const pg::BlockerIdentity blocker = {c.procno, c.session.pid, c.session.lxid,
+    const pg::BlockerIdentity blocker = {{c.procno, c.session.pid, c.session.lxid},
                                          state.state_start};
-    const pg::RequestIdentity request = {wait.procno, c.snapshot->sessions[wait.session].pid,
+    const pg::RequestIdentity request = {wait.procno, c.snapshot->sessions[wait.session].id.pid,
                                          wait.tag, wait.mode, wait.low_priority};
     const char* detail = pg::stall_words(c, pg::StallWords::victim_detail);
     const pg::TerminationResult result =
@@ -380,8 +381,8 @@ Microseconds linger(StallWatch* watch, Watched* room) {
 
 StallWatch* start_stall_watch() {
     MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-    auto* watch = static_cast<StallWatch*>(palloc0(sizeof(StallWatch)));
-    watch->tracks = static_cast<Track*>(palloc0(sizeof(Track) * static_cast<Size>(MaxBackends)));
+    auto* watch = pg::new_object<StallWatch>();
+    watch->tracks = pg::new_zeroed_array<Track>(static_cast<Size>(MaxBackends));
     MemoryContextSwitchTo(caller);
     watch->last_guarded = pg::compat::steady_now() - kLinger;
     pg::announce_guard_watcher();
@@ -391,8 +392,7 @@ StallWatch* start_stall_watch() {
 Microseconds watch_stalls(StallWatch* watch, MemoryContext context) {
     MemoryContextSwitchTo(context);
     pg::set_watcher_asleep(false);
-    auto* watched = static_cast<Watched*>(
-        palloc(sizeof(Watched) * (static_cast<Size>(MaxBackends) + 1)));
+    auto* watched = pg::new_array<Watched>(static_cast<Size>(MaxBackends) + 1);
     const int count = collect(watched);
     if (count == 0)
         return linger(watch, watched);
