@@ -10,6 +10,7 @@ use LockGuard;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my @commands = (
 	'ALTER TABLE', 'ALTER INDEX', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER SEQUENCE',
@@ -22,6 +23,7 @@ my $node = start_node(
 	'forms',
 	"shared_preload_libraries = 'pg_lockguard'",
 	"deadlock_timeout = '1s'",
+	"pg_lockguard.ddl_lock_timeout = '100ms'",
 	'allow_in_place_tablespaces = on',
 	"pg_lockguard.ddl_commands = '" . join(', ', @commands) . "'");
 
@@ -219,6 +221,24 @@ $maker->do('SET client_min_messages = error');
 $ddl->do('SET search_path = f, public');
 $ddl->do('SET client_min_messages = error');
 
+# A lock that turns up inside the statement is waited for there, as long as nobody waits for what the
+# statement has locked: somebody does, until it gives that back.
+my $pressing = session($node, 'pressing');
+$pressing->do($_) for 'SET pg_lockguard.ddl_mode = off', q{SET lock_timeout = '1s'};
+
+sub press
+{
+	my $relation = LockGuard::observer($node)->value(
+		q{SELECT min(l.relation::regclass::text) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+		WHERE l.pid = ? AND l.granted AND c.relkind IN ('r', 'p', 'v') AND c.oid >= 16384 AND l.mode <> 'AccessShareLock'
+			AND EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted AND w.locktype = 'relation')}, $ddl->pid);
+	return unless defined $relation;
+	$pressing->do('BEGIN');
+	eval { $pressing->do("LOCK TABLE $relation"); 1 } or note($@);
+	$pressing->do('ROLLBACK');
+	return;
+}
+
 my @tables = qw(parent child loose forebear heir heir_to_be part part_1 part_2 part_3 part_default looking seen shaped);
 
 my $sent_count = 0;
@@ -235,11 +255,16 @@ for my $case (@cases)
 	$ddl->send($sent);
 	if ($outcome eq 'waits')
 	{
-		await($node, "$test: it waits",
+		my @waits = (
 			q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'waiting'
 				AND replace(relation, 'f.', '') = ANY(string_to_array(?, '|')))
 				OR EXISTS (SELECT FROM pg_stat_activity WHERE pid = ? AND state <> 'active' AND query = ?)},
 			$ddl->pid, $after, $ddl->pid, $sent);
+		until (LockGuard::observer($node)->value(@waits))
+		{
+			press();
+			usleep(10_000);
+		}
 		ok(!$ddl->ready, "$test: it waits for that") or diag($ddl->error);
 		is( $witness->value('SELECT string_agg(mode, $$, $$) FROM pg_locks WHERE pid = ? AND locktype = $$relation$$', $ddl->pid),
 			undef, "$test: without a lock meanwhile") if $statement !~ /BEGIN/;
