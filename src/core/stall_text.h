@@ -23,12 +23,12 @@ enum class StallKind : std::uint8_t {
 
 struct Stall {
     StallKind kind;
-    std::string_view command;    // tag of the guarded statement: "ALTER TABLE"; may be empty
-    std::uint32_t sessions;      // that were kept waiting
-    Microseconds longest;        // for up to so long
-    std::string_view lock_mode;  // that the longest of them wants: "AccessShareLock"
-    std::string_view object;     // "public.users", "relation 16402", ...
-    Microseconds limit;          // pg_lockguard.ddl_max_stall
+    std::string_view command;   // tag of the guarded statement: "ALTER TABLE"; may be empty
+    std::uint32_t sessions;     // that were kept waiting
+    Microseconds longest;       // for up to so long
+    std::string_view lock_mode; // that the longest of them wants: "AccessShareLock"
+    std::string_view object;    // "public.users", "relation 16402", ...
+    Microseconds limit;         // pg_lockguard.ddl_max_stall
 };
 
 /// "ALTER TABLE kept 37 sessions waiting, for up to 5.0 s, for AccessShareLock on public.users; the

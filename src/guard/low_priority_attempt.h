@@ -31,7 +31,7 @@ struct AttemptResult {
     core::Timestamp began;
     core::Timestamp got_all; // the locks that are known; 0: not
     core::Timestamp ended;
-    core::Timestamp waited_since; // where it is blocked
+    core::Timestamp waited_since;    // where it is blocked
     core::Microseconds kept_waiting; // others, while it ran in vain, for up to so long; 0: nobody,
                                      // or not known
 };

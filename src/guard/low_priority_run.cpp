@@ -4,8 +4,8 @@
 // up.
 //
 // A lock that turns up inside the statement is waited for there, as long as nobody is kept waiting
-// by that for too long; only then the attempt ends, and from then on it is one of the locks that are
-// known, and waited for like the first.
+// by that for too long; only then the attempt ends, and from then on it is one of the locks that
+// are known, and waited for like the first.
 #include "guard/low_priority_run.h"
 
 #include "core/wait_policy.h"
@@ -379,8 +379,7 @@ class LowPriorityRun {
     /// How long a lock that turns up inside the statement is waited for. Where somebody watches, he
     /// ends the wait once others have been kept waiting for too long by it.
     Microseconds patience_inside() const {
-        Microseconds patience =
-            waits_are_watched() ? kNoTimeLimit : policy_.limits.max_burst;
+        Microseconds patience = waits_are_watched() ? kNoTimeLimit : policy_.limits.max_burst;
         if (policy_.limits.deadline != core::kUnknownTime)
             patience = std::min(patience, policy_.limits.deadline - steady_now());
         return std::max(patience, kMillisecond);

@@ -70,9 +70,10 @@ KeptWaitingBy find_kept_waiting(const LockSnapshot& snapshot, core::SessionIndex
 
     KeptWaitingBy result = {};
     result.sessions = static_cast<std::uint32_t>(count);
-    const auto first = std::min_element(
-        waits.begin(), waits.end(),
-        [](const auto& left, const auto& right) { return left.since < right.since; });
+    const auto first =
+        std::min_element(waits.begin(), waits.end(), [](const auto& left, const auto& right) {
+            return left.since < right.since;
+        });
     if (first != waits.end()) {
         result.longest = std::max<core::Microseconds>(taken_at - first->since, 0);
         find_longest(snapshot, session, chains, *first, &result);

@@ -126,8 +126,8 @@ void start_own_watch(TimestampTz since, Microseconds max_stall, void (*strike)()
     watch.next_strike = 0;
     watch.repeat = kFirstRepeat;
     watch.on = true;
-    enable_timeout_at(watch.timeout,
-                      GetCurrentTimestamp() + std::clamp(max_stall, kShortestPeriod, kLongestPeriod));
+    enable_timeout_at(watch.timeout, GetCurrentTimestamp() +
+                                         std::clamp(max_stall, kShortestPeriod, kLongestPeriod));
 }
 
 void stop_own_watch() {

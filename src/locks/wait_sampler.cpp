@@ -101,9 +101,9 @@ void strike() {
     SetLatch(MyLatch);
 }
 
-/// Notes the wait that this process is in. In a signal handler: the lock that MyProc waits for can't
-/// go away under it, for as long as waitLock points there this process is in its queue or has just
-/// been granted it, and only this very process, which stands still here, could give it up.
+/// Notes the wait that this process is in. In a signal handler: the lock that MyProc waits for
+/// can't go away under it, for as long as waitLock points there this process is in its queue or has
+/// just been granted it, and only this very process, which stands still here, could give it up.
 void note_wait(const PGPROC* proc, const LOCK* lock, TimestampTz now) {
     sample.wait_start = start_of_wait(proc, now);
     sample.tag = lock->tag;

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
-#include "locks/kept_waiting_by.h"
 #include "boundary/memory.h"
+#include "locks/kept_waiting_by.h"
 #include "locks/lock_snapshot.h"
 #include "shmem/wait_board.h"
 

@@ -120,8 +120,7 @@ OrderResult send_guard_order(int procno, const GuardedSession& session, GuardOrd
         proc->fpLocalTransactionId == session.lxid && read_guarded_session(procno, &now) &&
         now.pid == session.pid && now.lxid == session.lxid && now.statement == session.statement) {
         post_guard_order(procno, session.statement, order, report);
-        result =
-            kill(session.pid, SIGUSR2) == 0 ? OrderResult::sent : OrderResult::signal_failed;
+        result = kill(session.pid, SIGUSR2) == 0 ? OrderResult::sent : OrderResult::signal_failed;
     }
     LWLockRelease(&proc->fpInfoLock);
     return result;

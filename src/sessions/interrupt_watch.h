@@ -28,8 +28,8 @@ InterruptMarks mark_interrupts();
 /// Has somebody else sent SIGINT since? Never ereports.
 bool cancel_came(const InterruptMarks& marks);
 
-/// Counts a cancellation that the guard asks for (sessions/guard_orders) as one that has come: it is
-/// not to be swallowed either. Never ereports; safe in a signal handler.
+/// Counts a cancellation that the guard asks for (sessions/guard_orders) as one that has come: it
+/// is not to be swallowed either. Never ereports; safe in a signal handler.
 void note_own_cancel();
 
 /// SIGINTs from outside, so far, since they are counted.

@@ -18,7 +18,7 @@ struct alignas(PG_CACHE_LINE_SIZE) Place {
     pg_atomic_uint64 statement; // number, command tag (16 bits), in_attempt (the lowest bit)
 
     // Written by the watcher alone (and cleared by a session when it first uses the place).
-    pg_atomic_uint64 order; // the statement's number and, in the lower half, a GuardOrder
+    pg_atomic_uint64 order;      // the statement's number and, in the lower half, a GuardOrder
     pg_atomic_uint64 wait_start; // report.wait_start, for a signal handler
     slock_t lock;                // guards the report; held for a copy, nothing else
     StallReport report;
@@ -27,8 +27,9 @@ struct alignas(PG_CACHE_LINE_SIZE) Place {
 /// Process-local: where this process finds the shared parts.
 struct {
     SlotsByProc<Place> places;
-    pg_atomic_uint64* watcher; // its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none
-    bool used;                 // this process has used its place
+    pg_atomic_uint64*
+        watcher; // its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none
+    bool used;   // this process has used its place
 } state;
 
 Place* place_of(int procno) {
@@ -76,11 +77,11 @@ void publish_guarded_transaction(TimestampTz since, int max_stall, int lock_time
         state.used = true;
     }
     pg_atomic_write_u64(&place->since, static_cast<uint64>(since));
-    pg_atomic_write_u64(&place->limits, pair_of(static_cast<uint32>(max_stall),
-                                                static_cast<uint32>(lock_timeout)));
+    pg_atomic_write_u64(&place->limits,
+                        pair_of(static_cast<uint32>(max_stall), static_cast<uint32>(lock_timeout)));
     pg_write_barrier();
-    pg_atomic_write_u64(&place->transaction, pair_of(static_cast<uint32>(MyProcPid),
-                                                     compat::lxid_of(MyProc)));
+    pg_atomic_write_u64(&place->transaction,
+                        pair_of(static_cast<uint32>(MyProcPid), compat::lxid_of(MyProc)));
     // Either the watcher sees the word when it looks once more before it sleeps, or we see that it
     // sleeps.
     pg_memory_barrier();
@@ -120,9 +121,8 @@ void announce_guard_watcher() {
 }
 
 void set_watcher_asleep(bool asleep) {
-    pg_atomic_write_u64(state.watcher,
-                        (static_cast<uint64>(compat::procno_of(MyProc)) + 1) << 1 |
-                            static_cast<uint64>(asleep));
+    pg_atomic_write_u64(state.watcher, (static_cast<uint64>(compat::procno_of(MyProc)) + 1) << 1 |
+                                           static_cast<uint64>(asleep));
     pg_memory_barrier();
 }
 
@@ -224,6 +224,7 @@ void attach_watcher(void* memory, bool is_new) {
 
 constinit const SharedPart guarded_sessions_part = {"pg_lockguard guarded sessions", places_size,
                                                     attach_places};
-constinit const SharedPart guard_watcher_part = {"pg_lockguard guard watcher", watcher_size, attach_watcher};
+constinit const SharedPart guard_watcher_part = {"pg_lockguard guard watcher", watcher_size,
+                                                 attach_watcher};
 
 } // namespace lockguard::pg

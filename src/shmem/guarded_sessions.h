@@ -60,7 +60,7 @@ bool read_guarded_session(int procno, GuardedSession* session);
 /// What a session is asked for.
 enum class GuardOrder : uint8 {
     none,
-    end_wait, // of the wait for a lock in which its statement is: others wait for too long
+    end_wait,        // of the wait for a lock in which its statement is: others wait for too long
     end_worker_wait, // likewise, of a parallel worker of its
     cancel,          // the statement: it has kept others waiting for too long
 };

@@ -38,12 +38,12 @@ constexpr Microseconds kLongestRepeat = 30'000 * kMillisecond;
 /// What was done about a session.
 enum class Deed : uint8 {
     none,
-    ended_wait,       // of the wait that began then
-    cancelled,        // the guarded statement of this number
-    cancelled_later,  // the statement that began then
-    dealt_with_idle,  // idle since then
-    told_of_fuse,     // likewise
-    spared_later,     // in this transaction, active
+    ended_wait,      // of the wait that began then
+    cancelled,       // the guarded statement of this number
+    cancelled_later, // the statement that began then
+    dealt_with_idle, // idle since then
+    told_of_fuse,    // likewise
+    spared_later,    // in this transaction, active
 };
 
 /// A session that is watched.
@@ -53,9 +53,9 @@ struct Track {
     TimestampTz clear_at;     // the latest look at which nobody was kept waiting; 0: none
     pg::BehindRecord* record; // null while nobody is
 
-    Deed deed;      // the latest
-    int64 subject;  // what it was done about
-    int times;      // how often
+    Deed deed;       // the latest
+    int64 subject;   // what it was done about
+    int times;       // how often
     Microseconds at; // by the steady clock
 };
 
@@ -156,8 +156,8 @@ void end_wait(const pg::StallCase& c, const pg::SnapshotWait& own, TimestampTz w
     report.wait_start = wait_start;
     report.own_tag = own.tag;
     report.own_mode = own.mode;
-    const pg::GuardOrder order = own.procno == c.procno ? pg::GuardOrder::end_wait
-                                                        : pg::GuardOrder::end_worker_wait;
+    const pg::GuardOrder order =
+        own.procno == c.procno ? pg::GuardOrder::end_wait : pg::GuardOrder::end_worker_wait;
     if (!is_due(*track, Deed::ended_wait, wait_start) ||
         pg::send_guard_order(c.procno, c.session, order, report) != pg::OrderResult::sent)
         return;
@@ -194,10 +194,9 @@ void cancel_later(const pg::StallCase& c, const pg::BackendStateOnly& state, Tra
 
 void warn_of_idle(const pg::StallCase& c, const char* why_not) {
     spare(c, why_not);
-    ereport(WARNING,
-            (errmsg("pg_lockguard: PID %d keeps others waiting, and is left alone: %s",
-                    c.session.pid, why_not),
-             errdetail_log("%s", pg::stall_words(c, pg::StallWords::detail))));
+    ereport(WARNING, (errmsg("pg_lockguard: PID %d keeps others waiting, and is left alone: %s",
+                             c.session.pid, why_not),
+                      errdetail_log("%s", pg::stall_words(c, pg::StallWords::detail))));
 }
 
 /// Does the fuse hold? Then that is said once.
@@ -209,8 +208,8 @@ bool fuse_holds(const pg::StallCase& c, bool rehearses, int64 subject, Track* tr
     if (!is_done(*track, Deed::told_of_fuse, subject)) {
         note_deed(track, Deed::told_of_fuse, subject);
         pg::count(pg::Counter::fuses_blown);
-        warn_of_idle(c, psprintf("pg_lockguard.max_terminations_per_minute (%u) has been reached",
-                                 limit));
+        warn_of_idle(
+            c, psprintf("pg_lockguard.max_terminations_per_minute (%u) has been reached", limit));
     }
     return true;
 }
@@ -238,9 +237,9 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, T
     const pg::RequestIdentity request = {wait.procno, c.snapshot->sessions[wait.session].id.pid,
                                          wait.tag, wait.mode, wait.low_priority};
     const char* detail = pg::stall_words(c, pg::StallWords::victim_detail);
-    const pg::TerminationResult result =
-        rehearses ? pg::rehearse_termination(blocker, request)
-                  : pg::terminate_blocker(blocker, request, detail);
+    const pg::TerminationResult result = rehearses
+                                             ? pg::rehearse_termination(blocker, request)
+                                             : pg::terminate_blocker(blocker, request, detail);
     if (result != pg::TerminationResult::signaled)
         return; // it has gone on, or nobody waits any more: the next look sees
     note_deed(track, Deed::dealt_with_idle, subject);
@@ -295,8 +294,7 @@ const pg::SnapshotWait* own_wait(const pg::StallCase& c) {
 /// When the process began the wait in which it is; 0 where that is not known yet. Not the wait's
 /// own: a statement at low priority counts from when it first wanted that lock.
 TimestampTz start_of(const pg::SnapshotWait& wait) {
-    return static_cast<TimestampTz>(
-        pg_atomic_read_u64(&GetPGProcByNumber(wait.procno)->waitStart));
+    return static_cast<TimestampTz>(pg_atomic_read_u64(&GetPGProcByNumber(wait.procno)->waitStart));
 }
 
 /// In how long a limit that began to count `so_far` ago is over.
