@@ -1,4 +1,5 @@
-# Statements inside of a guarded one: functions and event triggers that alter tables in turn, and what they raise.
+# Statements inside of a guarded one: functions and event triggers that alter tables in turn, and what they
+# raise.
 use strict;
 use warnings;
 

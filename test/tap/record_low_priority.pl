@@ -1,5 +1,5 @@
-# What the record says of statements that wait at low priority, and that the worker knows of them: it is
-# woken when one begins to wait, and ends who is in its way.
+# What the record says of statements that wait at low priority, and that the worker knows of them: it
+# is woken when one begins to wait, and ends who is in its way.
 use strict;
 use warnings;
 

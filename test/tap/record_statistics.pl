@@ -1,4 +1,5 @@
-# pg_stat_lockguard: what is counted, who may reset it, and that what ended sessions have counted stays.
+# pg_stat_lockguard: what is counted, who may reset it, and that what ended sessions have counted
+# stays.
 use strict;
 use warnings;
 

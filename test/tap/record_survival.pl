@@ -1,5 +1,5 @@
-# What the record and the worker survive: SIGTERM and SIGKILL to the worker, reloads in the midst of its work,
-# many events at once while others read them, the end of the postmaster.
+# What the record and the worker survive: SIGTERM and SIGKILL to the worker, reloads in the midst of
+# its work, many events at once while others read them, the end of the postmaster.
 use strict;
 use warnings;
 
