@@ -88,3 +88,12 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_lock_graph';
 
 COMMENT ON FUNCTION lock_graph(text) IS
     'who waits for whom, as a diagram in the language mermaid or dot';
+
+-- Somebody else may decide for a statement that waits.
+CREATE FUNCTION pg_lockguard_decide(pid int4, what text)
+RETURNS bool
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
+
+COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
+    'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';

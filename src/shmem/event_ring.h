@@ -12,7 +12,7 @@
 
 #include <string_view>
 
-#include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -22,6 +22,7 @@ enum class EventKind : int {
     ddl_timeout,            // ... has given up
     ddl_deadlock,           // ... was in a deadlock
     ddl_blocker_terminated, // ... has ended a session that was in its way
+    ddl_decided,            // somebody has decided for it (pg_lockguard_decide)
     blocker_logged,         // the worker would have ended a session
     blocker_resolved,       // ... and that has ceased to block by itself
     blocker_terminated,     // the worker has ended a session
@@ -93,8 +94,6 @@ EventRange recorded_events();
 /// Copies one. Returns false where it is overwritten, or not whole yet. Never waits.
 bool read_event(int64 id, Event* event);
 
-/// For shmem/shared_state, as in shmem/counters.
-void request_event_ring();
-void start_up_event_ring();
+extern const SharedPart event_ring_part;
 
 } // namespace lockguard::pg
