@@ -10,14 +10,12 @@
 #include "core/lock_forest.h"
 
 #include "core/kept_array.h"
-#include "core/tree_pencil.h"
+#include "core/tree_drawing.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <charconv>
 #include <cstddef>
-#include <cstring>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -35,7 +33,8 @@ struct SeniorityOrder {
     Indices sessions;
     Indices rank; // of each session of the graph: its place in `sessions`, or kNone
 
-    SeniorityOrder(const LockGraph& graph, std::pmr::memory_resource& memory)
+    SeniorityOrder(const LockGraph& graph, std::span<const Timestamp> xact_starts,
+                   std::pmr::memory_resource& memory)
         : sessions(&memory), rank(graph.sessions.size(), kNone, &memory) {
         for (SessionIndex s = 0; s < graph.sessions.size(); ++s) {
             for (const Edge& edge : graph.blockers_of(s)) {
@@ -51,11 +50,12 @@ struct SeniorityOrder {
             if (rank[s] != kNone)
                 sessions.push_back(s);
         }
-        std::sort(sessions.begin(), sessions.end(), [&](SessionIndex a, SessionIndex b) {
-            const Session& x = graph.sessions[a];
-            const Session& y = graph.sessions[b];
-            return std::tie(x.xact_start, x.pid, a) < std::tie(y.xact_start, y.pid, b);
-        });
+        const auto seniority = [&](SessionIndex s) {
+            const Timestamp since = s < xact_starts.size() ? xact_starts[s] : kUnknownTime;
+            return std::tuple(since, graph.sessions[s].pid, s);
+        };
+        std::sort(sessions.begin(), sessions.end(),
+                  [&](SessionIndex a, SessionIndex b) { return seniority(a) < seniority(b); });
         for (std::uint32_t i = 0; i < sessions.size(); ++i)
             rank[sessions[i]] = i;
     }
@@ -382,8 +382,9 @@ Indices place_rows(const SeniorityOrder& seniority, Hangings& hangings,
 } // namespace
 
 std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
+                                            std::span<const Timestamp> xact_starts,
                                             std::pmr::memory_resource& memory) {
-    const SeniorityOrder seniority(graph, memory);
+    const SeniorityOrder seniority(graph, xact_starts, memory);
     const BlockerOrder order(graph, seniority, memory);
     Hangings hangings = hang_rows(graph, seniority, order, memory);
     const Indices blocked = count_blocked(graph, order, hangings, memory);
@@ -422,31 +423,6 @@ std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
     }
     text.keep();
     return rows.keep();
-}
-
-std::size_t redraw_in_ascii(std::span<char> drawing) noexcept {
-    struct Stroke {
-        std::string_view drawn;
-        std::string_view ascii;
-    };
-    constexpr std::array kStrokes = {Stroke{kBranch, "|- "}, Stroke{kLastBranch, "`- "},
-                                     Stroke{kLine, "|  "}, Stroke{kElision, "..."}};
-    const std::string_view text(drawing.data(), drawing.size());
-    std::size_t read = 0;
-    std::size_t written = 0;
-    while (read < text.size()) {
-        const auto* stroke = std::find_if(kStrokes.begin(), kStrokes.end(), [&](const Stroke& s) {
-            return text.substr(read).starts_with(s.drawn);
-        });
-        if (stroke == kStrokes.end()) {
-            drawing[written++] = drawing[read++];
-            continue;
-        }
-        read += stroke->drawn.size();
-        std::copy(stroke->ascii.begin(), stroke->ascii.end(), drawing.begin() + written);
-        written += stroke->ascii.size();
-    }
-    return written;
 }
 
 } // namespace lockguard::core

@@ -1,7 +1,7 @@
 #include "core/wait_picture_text.h"
 
 #include "core/text.h"
-#include "core/tree_pencil.h"
+#include "core/tree_drawing.h"
 
 #include <algorithm>
 #include <array>
@@ -281,8 +281,8 @@ std::string_view picture_tree_text(const WaitPicture& picture, std::span<const P
 
     Text text(&memory);
     Pencil pencil(deepest, memory);
-    std::pmr::vector<char> place(Pencil::max_bytes(deepest) + kLine.size() * kDrawnDepth, '\0',
-                                 &memory);
+    std::pmr::vector<char> place(
+        Pencil::max_bytes(deepest / kDrawnDepth * kDrawnDepth + kDrawnDepth), '\0', &memory);
     for (NodeIndex i = 0; i < count; ++i) {
         const PictureNode& node = picture.nodes[i];
         if (i > 0)

@@ -8,6 +8,7 @@
 #include "core/wait_picture_text.h"
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "locks/lock_snapshot.h"
 #include "sessions/backend_status.h"
 #include "sessions/object_names.h"
@@ -25,8 +26,7 @@ namespace {
 
 /// What is drawn, as plain data in one memory context.
 struct Drawing {
-    pg::LockSnapshot snapshot;
-    core::LockGraph graph;
+    pg::WaitGraph waits;
     core::WaitPicture picture;
     core::PictureLabel* labels; // parallel to the picture's nodes
 };
@@ -40,25 +40,19 @@ uint32 wants_of(const pg::LockSnapshot& snapshot, const pg::SnapshotSession& ses
 }
 
 void compose(Drawing* drawing) {
-    pg::LockSnapshot& snapshot = drawing->snapshot;
+    const pg::LockSnapshot& snapshot = drawing->waits.snapshot;
     std::size_t count = snapshot.table.sessions.size();
-    auto* wants = static_cast<uint32*>(
-        MemoryContextAllocHuge(CurrentMemoryContext, sizeof(uint32) * (count + 1)));
+    auto* wants = pg::new_array<uint32>(count);
+    auto* xact_starts = pg::new_array<core::Timestamp>(count);
     for (std::size_t i = 0; i < count; i++) {
         const pg::SnapshotSession& session = snapshot.sessions[i];
         wants[i] = wants_of(snapshot, session);
-        pg::BackendStateOnly state;
-        if (session.pid != 0 && pg::read_backend_state({session.procno, session.pid}, &state) &&
-            state.xact_start != 0)
-            snapshot.core_sessions[i].xact_start = state.xact_start;
+        xact_starts[i] = pg::transaction_start(session.id);
     }
-    drawing->graph = pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
-        return core::build_lock_graph(snapshot.table, memory);
-    });
     drawing->picture = pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
-        auto rows = core::grow_lock_forest(drawing->graph, memory);
-        return core::compose_picture(drawing->graph, rows, {wants, count}, core::kPictureLimits,
-                                     memory);
+        auto rows = core::grow_lock_forest(drawing->waits.graph, {xact_starts, count}, memory);
+        return core::compose_picture(drawing->waits.graph, rows, {wants, count},
+                                     core::kPictureLimits, memory);
     });
 }
 
@@ -76,8 +70,8 @@ void describe_wait(const pg::SnapshotWait& wait, pg::NameLookup names, Timestamp
 
 void describe_session(const pg::SnapshotSession& session, pg::NameLookup names,
                       core::PictureLabel* label) {
-    label->pid = session.pid;
-    if (session.pid == 0) {
+    label->pid = session.id.pid;
+    if (session.id.pid == 0) {
         pg::PreparedTransaction prepared;
         if (pg::find_prepared_transaction(session.prepared_xid, names, &prepared) &&
             prepared.gid != nullptr)
@@ -85,7 +79,7 @@ void describe_session(const pg::SnapshotSession& session, pg::NameLookup names,
         return;
     }
     pg::BackendStatus status;
-    if (!pg::read_backend_status({session.procno, session.pid}, &status))
+    if (!pg::read_backend_status(session.id, &status))
         return;
     label->tree.application = status.application_name;
     const char* state = pg::state_name(status.state);
@@ -101,11 +95,11 @@ void add_labels(Drawing* drawing) {
     TimestampTz now = GetCurrentTimestamp();
     for (std::size_t i = 0; i < nodes.size(); i++) {
         CHECK_FOR_INTERRUPTS();
-        const pg::SnapshotSession& session = drawing->snapshot.sessions[nodes[i].session];
+        const pg::SnapshotSession& session = drawing->waits.snapshot.sessions[nodes[i].session];
         core::PictureLabel* label = &drawing->labels[i];
         label->tree.waited = -1;
         if (session.first_wait >= 0)
-            describe_wait(drawing->snapshot.waits[session.first_wait], names, now, label);
+            describe_wait(drawing->waits.snapshot.waits[session.first_wait], names, now, label);
         if (nodes[i].folded == 0)
             describe_session(session, names, label);
     }
@@ -134,7 +128,7 @@ Datum pg_lockguard_lock_graph(PG_FUNCTION_ARGS) {
                                                   ALLOCSET_DEFAULT_SIZES);
     MemoryContext caller = MemoryContextSwitchTo(context);
     features::Drawing drawing = {};
-    if (pg::take_lock_snapshot(&drawing.snapshot)) {
+    if (pg::take_wait_graph(&drawing.waits)) {
         features::compose(&drawing);
         features::add_labels(&drawing);
     }

@@ -12,11 +12,12 @@
 #include "core/lock_graph.h"
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "boundary/result_rows.h"
 #include "locks/lock_snapshot.h"
 #include "sessions/backend_status.h"
 #include "sessions/object_names.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -65,26 +66,26 @@ Datum seconds(int64 microseconds) {
     return Float8GetDatum(static_cast<double>(Max(microseconds, 0)) / 1e6);
 }
 
-/// Tells the graph how old the transactions are, on which the order of the tree depends.
-void read_transaction_starts(pg::LockSnapshot* snapshot) {
-    for (std::size_t i = 0; i < snapshot->table.sessions.size(); i++) {
-        const pg::SnapshotSession& session = snapshot->sessions[i];
-        pg::BackendStateOnly state;
-        if (session.pid != 0 && pg::read_backend_state({session.procno, session.pid}, &state) &&
-            state.xact_start != 0)
-            snapshot->core_sessions[i].xact_start = state.xact_start;
-    }
+/// The rows of the lock tree, in its order.
+std::span<const core::ForestRow> grow_forest(const pg::WaitGraph& waits) {
+    std::size_t count = waits.graph.sessions.size();
+    auto* xact_starts = pg::new_array<core::Timestamp>(count);
+    for (std::size_t i = 0; i < count; i++)
+        xact_starts[i] = pg::transaction_start(waits.snapshot.sessions[i].id);
+    return pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
+        return core::grow_lock_forest(waits.graph, {xact_starts, count}, memory);
+    });
 }
 
 /// Is the state of that session for this reader?
 bool may_see_state(const pg::SnapshotSession& session, pg::NameLookup names) {
-    return session.pid == 0 || pg::may_see_details(session.role, names);
+    return session.id.pid == 0 || pg::may_see_details(session.role, names);
 }
 
 void count_root(const pg::SnapshotSession& session, pg::NameLookup names, Gauges* gauges) {
     gauges->roots++;
     pg::BackendStateOnly state;
-    if (session.pid == 0 || !pg::read_backend_state({session.procno, session.pid}, &state))
+    if (session.id.pid == 0 || !pg::read_backend_state(session.id, &state))
         return;
     if (!may_see_state(session, names))
         gauges->idle_roots_known = false;
@@ -118,9 +119,9 @@ Gauges take_gauges(const pg::LockSnapshot& snapshot, std::span<const core::Fores
 void set_worst_root(const pg::LockSnapshot& snapshot, const core::ForestRow& worst, TimestampTz now,
                     pg::NameLookup names, Row* row) {
     const pg::SnapshotSession& session = snapshot.sessions[worst.session];
-    row->set(col_worst_root_pid, Int32GetDatum(session.pid));
+    row->set(col_worst_root_pid, Int32GetDatum(session.id.pid));
     row->set(col_worst_root_sessions_behind, Int32GetDatum(static_cast<int32>(worst.blocks)));
-    if (session.pid == 0) {
+    if (session.id.pid == 0) {
         pg::PreparedTransaction prepared;
         if (pg::find_prepared_transaction(session.prepared_xid, names, &prepared) &&
             prepared.prepared_at != 0)
@@ -128,7 +129,7 @@ void set_worst_root(const pg::LockSnapshot& snapshot, const core::ForestRow& wor
         return;
     }
     pg::BackendStatus status;
-    if (!pg::read_backend_status({session.procno, session.pid}, &status))
+    if (!pg::read_backend_status(session.id, &status))
         return;
     row->set(col_worst_root_application_name, PointerGetDatum(status.application_name_text));
     if (status.xact_start != 0 && pg::may_see_details(status.role, names))
@@ -137,15 +138,13 @@ void set_worst_root(const pg::LockSnapshot& snapshot, const core::ForestRow& wor
 
 /// Looks, and fills in all but what needs shared memory of ours.
 void look(Row* row) {
-    pg::LockSnapshot snapshot;
+    pg::WaitGraph waits;
     Gauges gauges = {};
     gauges.idle_roots_known = true;
     TimestampTz now = 0;
-    if (pg::take_lock_snapshot(&snapshot)) {
-        read_transaction_starts(&snapshot);
-        auto rows = pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
-            return core::grow_lock_forest(core::build_lock_graph(snapshot.table, memory), memory);
-        });
+    if (pg::take_wait_graph(&waits)) {
+        const pg::LockSnapshot& snapshot = waits.snapshot;
+        auto rows = grow_forest(waits);
         pg::NameLookup names = pg::open_name_lookup();
         gauges = take_gauges(snapshot, rows, names);
         now = GetCurrentTimestamp();
