@@ -20,8 +20,7 @@ class Scene {
   public:
     explicit Scene(TableBuilder tables, std::vector<std::uint32_t> wants = {})
         : tables_(std::move(tables)), graph_(build_lock_graph(tables_.table(), memory_)),
-          rows_(grow_lock_forest(graph_, tables_.xact_starts(), memory_)),
-          wants_(std::move(wants)) {
+          rows_(grow_lock_forest(graph_, {}, memory_)), wants_(std::move(wants)) {
         wants_.resize(graph_.sessions.size());
     }
 
@@ -205,7 +204,7 @@ TEST(WaitPictureTest, FailsCleanlyWithoutMemory) {
     const TableBuilder tables = alter_and_readers(10);
     TestMemory memory;
     const LockGraph graph = build_lock_graph(tables.table(), memory);
-    const auto rows = grow_lock_forest(graph, tables.xact_starts(), memory);
+    const auto rows = grow_lock_forest(graph, {}, memory);
     const std::vector<std::uint32_t> wants(graph.sessions.size());
     EXPECT_GT(fail_every_allocation([&](auto& failing) {
                   compose_picture(graph, rows, wants, {6, 6}, failing);
@@ -425,7 +424,7 @@ TEST(PictureTreeTextTest, DrawsAsTheLockTreeDoes) {
         tables.direct(i, i < 45 ? i - 1 : i / 3, kAccessShare);
     TestMemory memory;
     const LockGraph graph = build_lock_graph(tables.table(), memory);
-    const auto rows = grow_lock_forest(graph, tables.xact_starts(), memory);
+    const auto rows = grow_lock_forest(graph, {}, memory);
     const std::vector<std::uint32_t> wants(60);
     const WaitPicture picture = compose_picture(graph, rows, wants, kPictureLimits, memory);
     std::vector<PictureLabel> labels;
