@@ -45,13 +45,14 @@ struct Traffic {
     unsigned clients = 0;  // closed loop: so many sessions, each without a pause in between
     double per_second = 0; // open loop: Poisson arrivals
     Lengths lengths;
-    unsigned paused_percent = 0; // share of the time that a transaction is between two statements
+    Lengths before = {}; // its age when it comes for the lock: work on other tables, and thought
 };
 
 struct Situation {
     std::string_view name;
     std::vector<Traffic> traffic;
     Lengths blocker; // a session idle in transaction when the DDL begins: how long from then on
+    Microseconds blocker_age = kSecond; // then
     Microseconds horizon = 30 * kSecond;
 };
 
@@ -72,6 +73,8 @@ class Strategy {
     /// Called after an attempt that failed, or at the start and after sleeps where tries() is
     /// false.
     virtual Move next(const core::Obstacles& obstacles, Timestamp now) = 0;
+    /// Called for each holder that has ended during a sleep on holders, before the next attempt.
+    virtual void holder_ended(Microseconds /*age*/) {}
     /// Called after a stay in the queue.
     virtual void queue_left(Timestamp /*now*/, Microseconds /*spent*/, bool /*got_lock*/) {}
 };
