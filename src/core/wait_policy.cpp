@@ -51,6 +51,11 @@ Microseconds since(Timestamp start, Timestamp now) {
     return now > start ? now - start : 0;
 }
 
+void remember(WaitPolicy& policy, const Round& round) {
+    policy.seen[policy.rounds % WaitPolicy::kRemembered] = round;
+    ++policy.rounds;
+}
+
 /// Learns from the sleep on holders that has ended, if there was one.
 void learn_from_sleep(WaitPolicy& policy, Timestamp now) {
     if (policy.sleep_bound == 0)
@@ -67,12 +72,24 @@ void learn_from_sleep(WaitPolicy& policy, Timestamp now) {
         return;
     policy.measuring = false;
     // That a session stays idle for an hour says nothing about the others.
-    if (too_long && policy.round.oldest > policy.limits.max_burst)
+    if (too_long && policy.old_holder)
         return;
     policy.round.took = took;
     policy.round.oldest = std::max(policy.round.oldest, too_long ? took : 0);
-    policy.seen[policy.rounds % WaitPolicy::kRemembered] = policy.round;
-    ++policy.rounds;
+    remember(policy, policy.round);
+}
+
+/// While one session stays, what the others would need can't be measured; but where all of them are
+/// new since the look before, the others of that look have ended. How long one would wait for the
+/// last of many to end is, on average, how long ago the first of them began.
+void learn_from_look(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
+    const Microseconds elapsed = since(policy.sleep_start, now);
+    if (policy.vain_sleeps == 0 || obstacles.holders < 2 || obstacles.oldest_age < elapsed ||
+        obstacles.next_age >= elapsed)
+        return;
+    remember(
+        policy,
+        {.took = obstacles.next_age, .oldest = obstacles.next_age, .ends = obstacles.holders - 1});
 }
 
 void measure_from(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
@@ -82,6 +99,7 @@ void measure_from(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now)
     } else if (!policy.measuring) {
         policy.measuring = true;
         policy.round_start = now;
+        policy.old_holder = obstacles.oldest_age > policy.limits.max_burst;
         policy.round = {.took = 0, .oldest = obstacles.oldest_age, .ends = 0};
     }
 }
@@ -100,7 +118,8 @@ bool saw_enough(const Experience& seen, Microseconds max_burst, Microseconds bur
 bool is_like_those_seen(const Experience& seen, Microseconds age, Microseconds length) {
     if (age == kUnknownTime)
         return false;
-    return age <= (seen.rounds == 0 ? length : seen.oldest + std::max(seen.oldest / 4, kAgeSlack));
+    const Microseconds usual = seen.rounds == 0 ? length : seen.oldest;
+    return age <= usual || (seen.rounds > 0 && age - usual <= std::max(usual / 4, kAgeSlack));
 }
 
 /// The length of the burst to be ordered, or 0 for none.
@@ -182,6 +201,7 @@ WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp no
         return {WaitStep::back_off, std::min(length, time_left)};
     }
     policy.back_offs = 0;
+    learn_from_look(policy, obstacles, now);
 
     const Microseconds burst = promising_burst(policy, obstacles, now, time_left);
     if (burst > 0) {

@@ -7,11 +7,12 @@
 // gone before the burst ends.
 //
 // What promises that is how the transactions before them ended. How long a burst must be need not
-// be guessed: the time from a failed attempt until the last of the holders it saw is gone is exactly
-// the time that a burst in place of that round would have taken. And how old holders are when they
-// end says which of the present ones are not like them: a session that sits idle in its transaction
-// becomes older than those that are seen to end, whatever it does. Whether a session is idle at this
-// instant says nothing: transactions that are short are short also while their client thinks.
+// be guessed: the time from a failed attempt until the last of the holders it saw is gone is
+// exactly the time that a burst in place of that round would have taken. And how old holders are
+// when they end says which of the present ones are not like them: a session that sits idle in its
+// transaction becomes older than those that are seen to end, whatever it does. Whether a session is
+// idle at this instant says nothing: transactions that are short are short also while their client
+// thinks.
 //
 // So the last few rounds are remembered, and they answer three questions: how long a burst must be,
 // whether one within the limit promises anything at all, and with whom in the way it does not.
@@ -49,6 +50,7 @@ struct WaitLimits {
 struct Obstacles {
     std::uint32_t holders;   // sessions that hold a conflicting lock; 0 where none was found
     Microseconds oldest_age; // of their transactions; kUnknownTime where one is unknown or prepared
+    Microseconds next_age;   // of the second oldest; 0 where there is none
     bool autovacuum;         // one is an autovacuum worker that gives way to who waits long
 };
 
@@ -134,6 +136,7 @@ struct WaitPolicy {
     bool measuring;            // the sleep belongs to a round that is being measured ...
     Timestamp round_start;     // ... since
     Round round;               // what is known of it so far; `took` is not
+    bool old_holder;           // there was one then whose age alone was beyond every burst
 
     // Bursts.
     Microseconds shortest_burst; // raised by failures

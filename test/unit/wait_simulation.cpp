@@ -128,7 +128,8 @@ class Model {
     std::vector<Transaction> awaited_; // by the DDL, outside of the queue
     Ddl ddl_ = Ddl::outside;
     bool begun_ = false; // the DDL
-    Timestamp blocker_end_ = kWarmUp;
+    Timestamp sleep_start_ = 0;
+    Timestamp blocker_end_ = kWarmUp; // where there is none: the same
     Timestamp stay_start_ = 0;
     std::uint64_t stay_ = 0;
     std::uint64_t counted_ = 0;
@@ -198,7 +199,9 @@ core::Obstacles Model::look() const {
     core::Obstacles seen{};
     for (const Transaction& holder : holders_) {
         ++seen.holders;
-        seen.oldest_age = std::max(seen.oldest_age, now_ - holder.begun);
+        const Microseconds age = now_ - holder.begun;
+        seen.next_age = std::max(seen.next_age, std::min(seen.oldest_age, age));
+        seen.oldest_age = std::max(seen.oldest_age, age);
     }
     return seen;
 }
@@ -221,11 +224,15 @@ void Model::try_or_move() {
 void Model::move() {
     const core::Obstacles seen = look();
     const Move next = strategy_.next(seen, now_);
+    sleep_start_ = now_;
     const Timestamp bound = next.duration == kForever ? kForever : now_ + next.duration;
     switch (next.kind) {
     case Move::Kind::queue:
         ++outcome_.stays;
         stay_start_ = now_;
+        if (now_ < blocker_end_)
+            outcome_.oldest_idle =
+                std::max(outcome_.oldest_idle, now_ - (kWarmUp - situation_.blocker_age));
         ddl_ = Ddl::queued;
         if (holders_.empty())
             leave_queue(true);
@@ -303,9 +310,8 @@ Outcome Model::run() {
             begin(event.what);
             break;
         case EventKind::wants_lock: {
-            const auto comer = std::find_if(coming_.begin(), coming_.end(), [&event](const auto& t) {
-                return t.id == event.what;
-            });
+            const auto comer = std::find_if(coming_.begin(), coming_.end(),
+                                            [&event](const auto& t) { return t.id == event.what; });
             const Transaction transaction = *comer;
             coming_.erase(comer);
             want_lock(transaction);
@@ -319,6 +325,9 @@ Outcome Model::run() {
             try_or_move();
             break;
         case EventKind::ddl_wakes:
+            outcome_.wake_ups +=
+                1 + static_cast<unsigned>((now_ - kWakeUp - sleep_start_) /
+                                          strategy_.longest_sleep(sleep_start_ - kWarmUp));
             tell_who_ended();
             try_or_move();
             break;
@@ -349,9 +358,8 @@ Outcome Model::run() {
 class Policy final : public Strategy {
   public:
     explicit Policy(std::uint64_t seed)
-        : policy_(core::start_wait(
-              {.max_burst = kMaxBurst, .deadlock_timeout = kSecond, .deadline = core::kUnknownTime},
-              seed)) {}
+        : policy_(core::start_wait(kLimits, seed)),
+          rhythm_(core::start_rhythm(kLimits, false, kWarmUp)) {}
 
     bool tries() const override { return true; }
 
@@ -367,6 +375,10 @@ class Policy final : public Strategy {
         }
     }
 
+    Microseconds longest_sleep(Microseconds waited) const override {
+        return core::longest_sleep(rhythm_, waited);
+    }
+
     void holder_ended(Microseconds age) override { core::holder_ended(policy_, age); }
 
     void queue_left(Timestamp now, Microseconds spent, bool got_lock) override {
@@ -374,7 +386,10 @@ class Policy final : public Strategy {
     }
 
   private:
+    static constexpr core::WaitLimits kLimits{
+        .max_burst = kMaxBurst, .deadlock_timeout = kSecond, .deadline = core::kUnknownTime};
     core::WaitPolicy policy_;
+    core::WaitRhythm rhythm_;
 };
 
 class Plain final : public Strategy {
@@ -595,6 +610,12 @@ Summary summarize(const Situation& situation, const Contestant& contestant, unsi
         summary.worst_stall = std::max(summary.worst_stall, outcome.worst_stall);
         summary.stalled += outcome.stalled;
         summary.mean_lost += static_cast<double>(outcome.lost);
+        summary.worst_took_after =
+            std::max(summary.worst_took_after, outcome.done ? outcome.took_after : kForever);
+        summary.oldest_idle = std::max(summary.oldest_idle, outcome.oldest_idle);
+        if (outcome.took > kSecond)
+            summary.wake_ups = std::max(summary.wake_ups,
+                                        1e6 * outcome.wake_ups / static_cast<double>(outcome.took));
         summary.queued_behind_idle =
             std::max(summary.queued_behind_idle, outcome.queued_behind_idle);
     }
