@@ -104,15 +104,13 @@ void measure_from(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now)
     }
 }
 
-bool saw_enough(const Experience& seen, Microseconds max_burst, Microseconds burst) {
+bool saw_enough(const Experience& seen, Microseconds max_burst) {
     if (seen.rounds >= kManyRounds)
         return true;
     // One that lasted so long before it came to this lock may not be like the next.
     if (seen.oldest > max_burst)
         return false;
-    if (seen.ends >= kManyEnds && seen.longest_fitting * 2 <= burst)
-        return true;
-    return seen.rounds >= kFewRounds && (seen.ends >= kManyEnds || seen.time >= kSlowTime);
+    return seen.ends >= kManyEnds || (seen.rounds >= kFewRounds && seen.time >= kSlowTime);
 }
 
 bool is_like_those_seen(const Experience& seen, Microseconds age, Microseconds length) {
@@ -137,7 +135,7 @@ Microseconds promising_burst(const WaitPolicy& policy, const Obstacles& obstacle
         return 0;
     // With less time than this, one more round would leave too little for a burst.
     const bool last_chance = time_left <= wanted * 2;
-    return last_chance || saw_enough(seen, policy.limits.max_burst, length) ? length : 0;
+    return last_chance || saw_enough(seen, policy.limits.max_burst) ? length : 0;
 }
 
 Microseconds back_off_length(std::uint32_t back_offs) {

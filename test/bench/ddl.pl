@@ -188,6 +188,10 @@ sub thoughtful_writer
 		  . "UPDATE item SET value = value + 1 WHERE id = :id;\n\\sleep $milliseconds ms\nCOMMIT;\n" };
 }
 
+# pgbench prepares a statement when it first comes to it, and stands still until that is done: all of
+# its clients, those that hold what the DDL waits for as well.
+my $protocol = 'extended';
+
 # 32 clients that leave no gap while they think. The targets: of the time in terms of plain's, of the
 # longest time in ms, and of the worst extra latency in ms; undef for none.
 sub think_time
@@ -207,6 +211,7 @@ sub think_time
 			setup => \@item,
 			tables => ['item'],
 			clients => 32,
+			protocol => $protocol,
 			scripts => $scripts,
 			ddl => [$add_column],
 			window => choose(3, 1.5),
@@ -242,6 +247,7 @@ sub think_time_and_idle
 			setup => \@item,
 			tables => ['item'],
 			clients => 32,
+			protocol => $protocol,
 			scripts => $scripts,
 			ddl => [$add_column],
 			window => $hold + 1,

@@ -206,12 +206,12 @@ struct Target {
     Microseconds worst;   // stall
 };
 constexpr Target kTargets[] = {
-    {kNoGap, 4, 100 * kMillisecond, 60 * kMillisecond},
-    {kNoGapLong, 4, kSecond, 250 * kMillisecond},
+    {kNoGap, 3, 100 * kMillisecond, 60 * kMillisecond},
+    {kNoGapLong, 3, kSecond, 250 * kMillisecond},
     {"32 clients of 20 ms, exponential", 5, kSecond, 250 * kMillisecond},
     {"32 clients, 5 ms of thought", 3, 25 * kMillisecond, 10 * kMillisecond},
-    {"32 clients, 15 ms of thought", 4, 75 * kMillisecond, 60 * kMillisecond},
-    {"32 clients, 20 ms of thought", 4, 100 * kMillisecond, 60 * kMillisecond},
+    {"32 clients, 15 ms of thought", 3, 75 * kMillisecond, 60 * kMillisecond},
+    {"32 clients, 20 ms of thought", 3, 100 * kMillisecond, 60 * kMillisecond},
     {"32 clients, 50 ms of thought", 4, 250 * kMillisecond, 60 * kMillisecond},
     {"32 clients, 3 x 12 ms of thought", 4, 180 * kMillisecond, 60 * kMillisecond},
     {"32 clients, 40 ms of thought, the lock for the last 10 ms", 5, 50 * kMillisecond,
