@@ -4,7 +4,7 @@
 
 namespace lockguard::core {
 
-Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited) {
+Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited, Microseconds until_due) {
     Microseconds longest = kLongestSleep;
     // Who waits behind must not have waited for too long when he is seen.
     if (rhythm.in_transaction || rhythm.keeps_waiting)
@@ -13,7 +13,7 @@ Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited) {
     const Microseconds until_then = rhythm.limits.deadlock_timeout - waited;
     if (until_then > 0)
         longest = std::min(longest, until_then);
-    return longest;
+    return std::min(longest, std::max(until_due, kMillisecond));
 }
 
 bool is_long_wait(const WaitRhythm& rhythm, Microseconds waited) {

@@ -55,8 +55,9 @@ constexpr WaitRhythm start_rhythm(const WaitLimits& limits, bool in_transaction,
 
 /// The longest sleep before there is something else to look after. Above 0.
 ///
-/// \param waited  so far, by the statement
-Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited);
+/// \param waited     so far, by the statement
+/// \param until_due  until something that others have set: a notice to the client
+Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited, Microseconds until_due);
 
 /// Has it waited for so long that others expect something of it, as of anybody in a queue: that an
 /// autovacuum worker is made to give way, that it is logged?

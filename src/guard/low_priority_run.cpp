@@ -19,6 +19,8 @@
 #include "guard/low_priority_eviction.h"
 #include "guard/low_priority_wait.h"
 #include "guard/repack_ring.h"
+#include "guard/wait_decision.h"
+#include "guard/wait_notice.h"
 #include "locks/termination.h"
 #include "locks/waiters_behind.h"
 #include "shmem/counters.h"
@@ -64,11 +66,13 @@ class LowPriorityRun {
           needed_(CurrentMemoryContext),
           attempts_(call, needed_, account_, snapshot_, !in_transaction_) {
         core::WaitLimits limits = {};
-        limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
+        limits.max_burst = max_kept_waiting_;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
         limits.deadline = core::kUnknownTime;
         int patience = settings.ddl_max_wait;
-        if (LockTimeout > 0 && (patience == 0 || LockTimeout <= patience)) {
+        if (LockTimeout > 0 && lock_timeout_bounds_stays_) {
+            limits.max_burst = std::min(limits.max_burst, LockTimeout * kMillisecond);
+        } else if (LockTimeout > 0 && (patience == 0 || LockTimeout <= patience)) {
             patience = LockTimeout;
             own_limit_ = true;
         }
@@ -115,6 +119,8 @@ class LowPriorityRun {
         if (end == AttemptEnd::blocked && account_.is_lock_known())
             holders = look_at_holders(account_.lock().tag, account_.lock().mode);
         attend(holders);
+        if (is_decided())
+            return act_on_decision();
 
         core::WaitDecision decision = core::decide(policy_, holders.obstacles, steady_now());
         switch (decision.step) {
@@ -146,14 +152,15 @@ class LowPriorityRun {
             return give_up();
         }
         rest();
+        if (is_decided())
+            return act_on_decision();
         renew_transaction();
         account_.publish(WaitPhase::trying, -1);
         return false;
     }
 
     void back_off(Microseconds duration) {
-        sleep_a_little(
-            milliseconds(std::min(duration, core::longest_sleep(rhythm_, account_.waited()))));
+        sleep_a_little(milliseconds(std::min(duration, longest_sleep())));
         check_client();
     }
 
@@ -162,7 +169,8 @@ class LowPriorityRun {
     void rest() {
         if (account_.is_lock_known() && is_learnable(account_.lock()))
             return;
-        for (Microseconds left; (left = core::rest_left(rhythm_, steady_now())) > 0;) {
+        for (Microseconds left;
+             (left = core::rest_left(rhythm_, steady_now())) > 0 && !is_decided();) {
             account_.publish(WaitPhase::backing_off, left);
             back_off(left);
             attend({});
@@ -178,7 +186,7 @@ class LowPriorityRun {
                 Microseconds left = end - steady_now();
                 if (left <= 0)
                     return;
-                left = std::min(left, core::longest_sleep(rhythm_, account_.waited()));
+                left = std::min(left, longest_sleep());
                 bool ended = sleep_until_end(holder.vxid, left, check_for_deadlock());
                 check_client();
                 if (ended) {
@@ -186,6 +194,8 @@ class LowPriorityRun {
                     break;
                 }
                 attend(holders);
+                if (is_decided())
+                    return;
             }
         }
     }
@@ -200,8 +210,21 @@ class LowPriorityRun {
         return due ? DeadlockCheck::at_once : DeadlockCheck::no;
     }
 
-    /// Looks after all else while the statement waits for these holders.
+    /// The longest sleep on one holder, before there is something else to look after.
+    Microseconds longest_sleep() const {
+        return core::longest_sleep(rhythm_, account_.waited(), notices_.until_due(account_));
+    }
+
+    /// Looks after all else while the statement waits for these holders; last of all, whether
+    /// somebody has decided for it.
     void attend(const AwaitedHolders& holders) {
+        look_after(holders);
+        notices_.attend(account_, outlook());
+        if (!is_decided())
+            take_decision(&decision_);
+    }
+
+    void look_after(const AwaitedHolders& holders) {
         if (core::is_long_wait(rhythm_, account_.waited())) {
             for (const AwaitedHolder& holder : holders.holders) {
                 // As the deadlock detector does for those that stand in the queue.
@@ -223,7 +246,9 @@ class LowPriorityRun {
             MemoryContextSwitchTo(round_context_);
         }
         WaitersBehind behind = look_behind(behind_);
-        core::looked_behind(rhythm_, behind.sessions > 0);
+        kept_waiting_ = behind.sessions;
+        kept_waiting_for_ = behind.longest;
+        core::looked_behind(rhythm_, kept_waiting_ > 0);
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
@@ -342,7 +367,56 @@ class LowPriorityRun {
         core::ran_in_vain(rhythm_, result.ended, stay);
     }
 
+    // ---- What somebody else decides
+
+    bool is_decided() const { return decision_.decision != Decision::none; }
+
+    /// Returns true when the statement has run.
+    bool act_on_decision() {
+        const DecisionRequest request = decision_;
+        decision_ = {};
+        switch (request.decision) {
+        case Decision::none:
+            break;
+        case Decision::give_up:
+            answer_decision(DecisionAnswer::done, nullptr);
+            fail({.decided = record_decision(request, nullptr, account_)});
+        case Decision::queue:
+            answer_decision(DecisionAnswer::done, nullptr);
+            record_decision(request, nullptr, account_);
+            run_in_queue();
+            return true;
+        case Decision::terminate:
+            return end_holders_as_decided(request);
+        }
+        return false;
+    }
+
+    bool end_holders_as_decided(const DecisionRequest& request) {
+        account_.publish(WaitPhase::terminating, -1);
+        bool right_is_lacking = false;
+        const char* reason = "it is not known which lock is not to be had";
+        if (account_.is_lock_known())
+            reason = end_holders(locks_in_the_way(), account_, request.rights, &right_is_lacking);
+        DecisionAnswer answer = DecisionAnswer::done;
+        if (reason != nullptr)
+            answer = right_is_lacking ? DecisionAnswer::not_permitted : DecisionAnswer::not_done;
+        answer_decision(answer, reason);
+        record_decision(request, reason, account_);
+        return reason == nullptr && run_after_eviction();
+    }
+
     // ---- The end of patience
+
+    /// What is to come, by what is known now.
+    WaitOutlook outlook() const {
+        core::PatienceEnd end = core::PatienceEnd::failure;
+        if (!own_limit_ && settings.on_timeout() == DdlOnTimeout::queue)
+            end = core::PatienceEnd::queue;
+        else if (!own_limit_ && settings.on_timeout() == DdlOnTimeout::terminate)
+            end = core::PatienceEnd::termination;
+        return {policy_.limits.deadline, end, kept_waiting_, kept_waiting_for_};
+    }
 
     bool give_up() {
         Failure failure = {};
@@ -368,6 +442,7 @@ class LowPriorityRun {
         Microseconds kept_waiting_for = 0;
         int ring_with = 0;                  // pid of a pg_repack that waits for this transaction
         const char* nobody_ended = nullptr; // why, with ddl_on_timeout = terminate
+        const char* decided = nullptr;      // who decided so, in words
     };
 
     [[noreturn]] void fail(const Failure& failure) {
@@ -386,6 +461,8 @@ class LowPriorityRun {
         const char* hint = explanation.hint;
         const char* separator = detail == nullptr ? "" : "\n";
         const char* so_far = detail == nullptr ? "" : detail;
+        if (failure.decided != nullptr)
+            detail = psprintf("%s%s%s.", so_far, separator, failure.decided);
         if (failure.nobody_ended != nullptr)
             detail = psprintf("%s%sNobody was ended: %s.", so_far, separator, failure.nobody_ended);
         if (failure.ring_with != 0) {
@@ -401,12 +478,14 @@ class LowPriorityRun {
                         hint != nullptr ? errhint("%s", hint) : 0));
     }
 
-    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout.
+    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout, or
+    /// with all of it for each stay.
     void run_in_queue() {
+        notices_.tell_queue(account_, outlook());
         account_.withdraw();
         MemoryContextSwitchTo(caller_context_);
-        int lock_timeout = 0;
-        if (LockTimeout > 0)
+        int lock_timeout = LockTimeout;
+        if (LockTimeout > 0 && !lock_timeout_bounds_stays_)
             lock_timeout = milliseconds(LockTimeout * kMillisecond - account_.waited());
         attempts_.run_in_queue(lock_timeout);
     }
@@ -417,9 +496,12 @@ class LowPriorityRun {
         account_.publish(WaitPhase::terminating, -1);
         if (!account_.is_lock_known())
             return false;
-        failure->nobody_ended = end_holders(locks_in_the_way(), account_);
-        if (failure->nobody_ended != nullptr)
-            return false;
+        failure->nobody_ended = end_holders(locks_in_the_way(), account_, GetUserId());
+        return failure->nobody_ended == nullptr && run_after_eviction();
+    }
+
+    /// Takes the place of those who have just been ended.
+    bool run_after_eviction() {
         const Timestamp end = steady_now() + policy_.limits.max_burst;
         for (Microseconds left; (left = end - steady_now()) > 0;) {
             CHECK_FOR_INTERRUPTS();
@@ -449,11 +531,19 @@ class LowPriorityRun {
     MemoryContext round_context_ = nullptr; // of one attempt and the wait after it
     bool in_transaction_;
     bool own_limit_ = false; // the deadline is the session's own lock_timeout
+    // pg_lockguard.ddl_session_lock_timeout = stall
+    bool lock_timeout_bounds_stays_ =
+        settings.session_lock_timeout() == DdlSessionLockTimeout::stall;
+    Microseconds max_kept_waiting_ = settings.ddl_lock_timeout * kMillisecond;
+    WaitNotices notices_;
+    DecisionRequest decision_ = {}; // that has been taken, and not acted on yet
     PortalSnapshot snapshot_;
     NeededLocks needed_;
     Attempts attempts_;
-    BehindRecord* behind_ = nullptr; // made by the first look: most statements never wait
-    bool has_queued_ = false;        // the latest attempt did
+    BehindRecord* behind_ = nullptr;    // made by the first look: most statements never wait
+    bool has_queued_ = false;           // the latest attempt did
+    std::uint32_t kept_waiting_ = 0;    // sessions that wait behind us, by the latest look ...
+    Microseconds kept_waiting_for_ = 0; // ... the longest of them for so long
 };
 
 } // namespace
