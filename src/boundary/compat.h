@@ -197,17 +197,6 @@ inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {
 #endif
 }
 
-/// Is this process, at this moment, in the transaction of that virtual transaction id? Certain only
-/// while the caller holds proc->fpInfoLock.
-inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
-#if PG_VERSION_NUM >= 170000
-    bool same_backend = procno_of(proc) == vxid.procNumber;
-#else
-    bool same_backend = proc->backendId == vxid.backendId;
-#endif
-    return same_backend && proc->fpLocalTransactionId == vxid.localTransactionId;
-}
-
 /// Does this transaction, or session, hold the lock in this very mode? LockHeldByMe() got a third
 /// argument in the course of 17: whether stronger modes count.
 template <class Function = decltype(LockHeldByMe)>

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
-#include "locks/termination.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
+#include "sessions/signals.h"
 #include "shmem/counters.h"
 
 extern "C" {
@@ -69,10 +69,8 @@ const char* why_not(std::span<const AwaitedHolder> holders, Oid role, bool* lack
                    (reason = why_not_permitted(holder, role)) != nullptr) {
             *lacked = true;
         } else if (reason == nullptr) {
-            reason = readable
-                         ? why_exempt({holder.procno, holder.pid, holder.vxid.localTransactionId},
-                                      lists, lookup)
-                         : "whether it is exempt can't be looked up now";
+            reason = readable ? why_exempt(session_of(holder), lists, lookup)
+                              : "whether it is exempt can't be looked up now";
         }
         if (reason != nullptr) {
             reason =
@@ -100,10 +98,10 @@ const char* detail_for_victims(const WaitAccount& account) {
 
 void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& account) {
     if (victim.type == B_AUTOVAC_WORKER) {
-        cancel_transaction(victim.vxid);
+        cancel_transaction(session_of(victim));
         return;
     }
-    if (!terminate_transaction(victim.vxid, detail))
+    if (!terminate_transaction(session_of(victim), detail))
         return; // its transaction has ended by itself
     count(Counter::ddl_terminations);
     account.record_termination(victim.pid, detail);

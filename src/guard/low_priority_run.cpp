@@ -20,8 +20,8 @@
 #include "guard/repack_ring.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
-#include "locks/termination.h"
 #include "locks/waiters_behind.h"
+#include "sessions/signals.h"
 #include "shmem/counters.h"
 #include "shmem/wait_board.h"
 
@@ -245,7 +245,7 @@ class LowPriorityRun {
             for (const AwaitedHolder& holder : holders.holders) {
                 // As the deadlock detector does for those that stand in the queue.
                 if (holder.type == B_AUTOVAC_WORKER && !holder.against_wraparound)
-                    cancel_transaction(holder.vxid);
+                    cancel_transaction(session_of(holder));
             }
             leave_ring_with_repack(holders);
         }

@@ -9,7 +9,7 @@
 //   3. Who holds what they wait for, and is idle in transaction? The status of those sessions.
 //   4. Whom would the policy end (core/blocker_policy)?
 //   5. Only then, in a short transaction: are they superusers or exempt, and what are the names?
-//   6. End them, each by its full identity (locks/termination), as far as the fuses allow it, or
+//   6. End them, each by its full identity (worker/last_check), as far as the fuses allow it, or
 //   write
 //      the log line. Those that the policy spares are named with the reason.
 // 2 to 5 are worker/blocker_look; what comes of 6 is an event in the record (shmem/event_ring).
