@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
 #include "sessions/signals.h"
@@ -15,24 +16,6 @@ extern "C" {
 namespace lockguard::pg {
 
 namespace {
-
-/// Who is to be ended, each once.
-struct Victims {
-    AwaitedHolder* found;
-    std::size_t count;
-    std::size_t room;
-};
-
-void add(Victims* victims, const AwaitedHolder& holder) {
-    if (is_among({victims->found, victims->count}, holder.vxid))
-        return;
-    if (victims->count == victims->room) {
-        victims->room *= 2;
-        victims->found = static_cast<AwaitedHolder*>(
-            repalloc(victims->found, sizeof(AwaitedHolder) * victims->room));
-    }
-    victims->found[victims->count++] = holder;
-}
 
 /// Why nobody could end it, whatever his rights.
 const char* why_impossible(const AwaitedHolder& holder) {
@@ -114,13 +97,14 @@ void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& acc
 
 const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account, Oid role,
                         bool* lacked) {
-    Victims victims = {nullptr, 0, 16};
-    victims.found = static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * victims.room));
+    GrowingArray<AwaitedHolder> victims; // each once
     for (const NeededLock& lock : locks) {
-        for (const AwaitedHolder& holder : look_at_holders(lock.tag, lock.mode).holders)
-            add(&victims, holder);
+        for (const AwaitedHolder& holder : look_at_holders(lock.tag, lock.mode).holders) {
+            if (!is_among(victims.span(), holder.vxid))
+                victims.add(holder);
+        }
     }
-    const std::span<const AwaitedHolder> all = {victims.found, victims.count};
+    const std::span<const AwaitedHolder> all = victims.span();
     bool right_is_lacking = false;
     const char* reason = why_not(all, role, lacked != nullptr ? lacked : &right_is_lacking);
     if (reason != nullptr)

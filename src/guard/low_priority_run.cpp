@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "guard/low_priority_account.h"
 #include "guard/low_priority_attempt.h"
@@ -36,7 +37,6 @@ namespace lockguard::pg {
 
 namespace {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
@@ -548,7 +548,7 @@ class LowPriorityRun {
         std::span<const NeededLock> known = needed_.all();
         if (needed_.contains(account_.lock()))
             return known;
-        auto* locks = static_cast<NeededLock*>(palloc(sizeof(NeededLock) * (known.size() + 1)));
+        auto* locks = new_array<NeededLock>(known.size() + 1);
         *std::copy(known.begin(), known.end(), locks) = account_.lock();
         return {locks, known.size() + 1};
     }

@@ -5,6 +5,7 @@
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "boundary/settings.h"
+#include "sessions/command_text.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
 
