@@ -20,8 +20,11 @@ namespace lockguard::pg {
 
 namespace {
 
-core::Microseconds time_since(TimestampTz since, TimestampTz now) {
-    return std::max<TimestampTz>(now - since, 0);
+/// Of its transaction; kUnknownTime where that is unknown.
+core::Microseconds age_of(const AwaitedHolder& holder, TimestampTz now) {
+    if (holder.xact_start == 0)
+        return core::kUnknownTime;
+    return std::max<core::Microseconds>(core::age(holder.xact_start, now), 0);
 }
 
 /// What is known of one holder. Returns false where its transaction has ended.
@@ -44,8 +47,7 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
             if (status.xact_start == 0 && status.state != STATE_DISABLED &&
                 status.state != STATE_UNDEFINED)
                 holder->xact_start = now;
-            if (holder->xact_start != 0)
-                xact_age = time_since(holder->xact_start, now);
+            xact_age = age_of(*holder, now);
         }
         if (holder->type == B_AUTOVAC_WORKER) {
             holder->against_wraparound = is_wraparound_vacuum({holder->procno, holder->pid});
@@ -113,8 +115,7 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
 }
 
 core::Microseconds age(const AwaitedHolder& holder) {
-    return holder.xact_start == 0 ? core::kUnknownTime
-                                  : time_since(holder.xact_start, GetCurrentTimestamp());
+    return age_of(holder, GetCurrentTimestamp());
 }
 
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
