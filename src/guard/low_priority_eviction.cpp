@@ -69,9 +69,10 @@ const char* why_not(std::span<const AwaitedHolder> holders, Oid role, bool* lack
                    (reason = why_not_permitted(holder, role)) != nullptr) {
             *lacked = true;
         } else if (reason == nullptr) {
-            reason = readable ? why_exempt({holder.procno, holder.pid},
-                                           holder.vxid.localTransactionId, lists, lookup)
-                              : "whether it is exempt can't be looked up now";
+            reason = readable
+                         ? why_exempt({holder.procno, holder.pid, holder.vxid.localTransactionId},
+                                      lists, lookup)
+                         : "whether it is exempt can't be looked up now";
         }
         if (reason != nullptr) {
             reason =

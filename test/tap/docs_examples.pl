@@ -23,7 +23,7 @@ my $top = dirname(dirname($FindBin::RealBin));
 my @files = ("$top/README.md", glob("$top/docs/*.md $top/docs/*/*.md"));
 
 # Roles that the texts take for granted.
-my @roles = qw(shop deploy backup);
+my @roles = qw(shop deploy backup migrator);
 
 my $node = start_node('docs', "shared_preload_libraries = 'pg_lockguard, pg_stat_statements'",
 	"deadlock_timeout = 1s");
