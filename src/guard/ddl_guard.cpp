@@ -76,7 +76,8 @@ bool commits_on_its_way(const Node* statement) {
         const RangeVar* table = pg::compat::clustered_table(statement);
         if (table == nullptr || relkind_of(table) == RELKIND_PARTITIONED_TABLE)
             return true;
-        // REPACK: with ANALYZE it commits before that; CONCURRENTLY it runs in no transaction block.
+        // REPACK: with ANALYZE it commits before that; CONCURRENTLY it runs in no transaction
+        // block.
         const List* options = pg::compat::repack_options(statement);
         return says(options, "concurrently") || says(options, "analyze") ||
                says(options, "analyse");
