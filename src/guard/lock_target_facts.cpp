@@ -1,5 +1,9 @@
 #include "guard/lock_target_facts.h"
 
+#include <algorithm>
+
+#include "boundary/memory.h"
+
 extern "C" {
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -161,33 +165,25 @@ struct KeyEnd {
 };
 
 /// The other tables of those keys whose parent is not one of them.
-List* other_tables(const KeyEnd* keys, int count) {
+List* other_tables(std::span<const KeyEnd> keys) {
     List* tables = NIL;
-    for (int i = 0; i < count; i++) {
-        bool stands_alone = true;
-        for (int j = 0; j < count && stands_alone; j++)
-            stands_alone = keys[j].constraint != keys[i].parent;
-        if (stands_alone)
-            tables = list_append_unique_oid(tables, keys[i].other_table);
+    for (const KeyEnd& key : keys) {
+        bool has_parent = std::ranges::any_of(
+            keys, [&key](const KeyEnd& other) { return other.constraint == key.parent; });
+        if (!has_parent)
+            tables = list_append_unique_oid(tables, key.other_table);
     }
     return tables;
 }
 
 List* other_tables_of(const Lookup& lookup, bool referenced) {
-    int count = 0;
-    int room = 8;
-    auto* keys = static_cast<KeyEnd*>(palloc(sizeof(KeyEnd) * static_cast<Size>(room)));
+    GrowingArray<KeyEnd> keys;
     HeapTuple tuple;
     while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple)) {
-        if (row->contype != CONSTRAINT_FOREIGN)
-            continue;
-        if (count == room) {
-            room *= 2;
-            keys = static_cast<KeyEnd*>(repalloc(keys, sizeof(KeyEnd) * static_cast<Size>(room)));
-        }
-        keys[count++] = {row->oid, row->conparentid, referenced ? row->confrelid : row->conrelid};
+        if (row->contype == CONSTRAINT_FOREIGN)
+            keys.add({row->oid, row->conparentid, referenced ? row->confrelid : row->conrelid});
     }
-    return other_tables(keys, count);
+    return other_tables(keys.span());
 }
 
 } // namespace

@@ -5,6 +5,7 @@
 // RESTRICT locks the relations that it finds just the same, before it says that they stop it.
 #include "guard/lock_targets_dependents.h"
 
+#include "boundary/memory.h"
 #include "guard/lock_target_facts.h"
 
 extern "C" {
@@ -35,8 +36,8 @@ namespace {
 /// One walk over pg_depend.
 struct Walk {
     Collection* found;
-    HTAB* visited; // of ObjectAddress
-    List* pending; // of ObjectAddress*: visited, and not followed yet
+    HTAB* visited;                       // of ObjectAddress
+    GrowingArray<ObjectAddress> pending; // visited, in order
     bool cascade;
     Relation dependencies;
 };
@@ -149,9 +150,7 @@ void visit(Walk* walk, const ObjectAddress& object) {
     }
     if (object.classId == RelationRelationId)
         add(walk->found, object.objectId, AccessExclusiveLock);
-    auto* entry = static_cast<ObjectAddress*>(palloc(sizeof(ObjectAddress)));
-    *entry = object;
-    walk->pending = lappend(walk->pending, entry);
+    walk->pending.add(object);
 }
 
 /// Calls visit_row(row) for each row of pg_depend that has the object on that side.
@@ -212,12 +211,15 @@ void add_deleted(Collection* found, const ObjectAddress* objects, int count, boo
     Walk walk = {found,
                  hash_create("pg_lockguard dropped objects", 256, &control,
                              HASH_ELEM | HASH_BLOBS | HASH_CONTEXT),
-                 NIL, cascade, table_open(DependRelationId, AccessShareLock)};
+                 {},
+                 cascade,
+                 table_open(DependRelationId, AccessShareLock)};
     for (int i = 0; i < count; i++)
         visit(&walk, objects[i]);
-    for (int i = 0; i < list_length(walk.pending) && found->valid; i++) {
+    for (std::size_t i = 0; i < walk.pending.size() && found->valid; i++) {
         CHECK_FOR_INTERRUPTS();
-        follow(&walk, *static_cast<const ObjectAddress*>(list_nth(walk.pending, i)), i < count);
+        const ObjectAddress object = walk.pending[i];
+        follow(&walk, object, i < static_cast<std::size_t>(count));
     }
     table_close(walk.dependencies, AccessShareLock);
     hash_destroy(walk.visited);

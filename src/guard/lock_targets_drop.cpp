@@ -1,5 +1,6 @@
 #include "guard/lock_targets_drop.h"
 
+#include "boundary/memory.h"
 #include "guard/lock_target_facts.h"
 #include "guard/lock_targets_dependents.h"
 
@@ -27,17 +28,17 @@ void add_tables_of_keys(Collection* found, Oid table) {
 
 void add_dropped_table(Collection* found, Oid table, char kind) {
     // Partitions go with their parent; children of other kinds stop the statement or need CASCADE.
-    int first = found->count;
+    std::size_t first = found->locks.size();
     if (kind == RELKIND_PARTITIONED_TABLE)
         add_descendants(found, table, AccessExclusiveLock);
-    int end = found->count;
+    std::size_t end = found->locks.size();
     // What the parent's default partition may hold is another matter without this one.
     Oid parent = partitioned_parent(table);
     Oid default_partition = OidIsValid(parent) ? get_default_partition_oid(parent) : InvalidOid;
     if (OidIsValid(default_partition))
         add(found, default_partition, AccessExclusiveLock);
     add_tables_of_keys(found, table);
-    for (int i = first; i < end; i++)
+    for (std::size_t i = first; i < end; i++)
         add_tables_of_keys(found, found->locks[i].relation);
 }
 
@@ -101,8 +102,8 @@ void add_for_part(Collection* found, List* names, ObjectType type) {
 
 void add_schemas(Collection* found, const DropStmt* statement) {
     int count = 0;
-    auto* schemas = static_cast<ObjectAddress*>(
-        palloc(sizeof(ObjectAddress) * static_cast<Size>(list_length(statement->objects))));
+    auto* schemas =
+        new_array<ObjectAddress>(static_cast<std::size_t>(list_length(statement->objects)));
     for (int i = 0; i < list_length(statement->objects); i++) {
         Oid schema = get_namespace_oid(strVal(list_nth(statement->objects, i)), true);
         if (!OidIsValid(schema) && statement->missing_ok)

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "locks/lock_holders.h"
 #include "locks/wait_sampler.h"
 #include "sessions/backend_status.h"
@@ -159,8 +160,7 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
         own_lock = transaction_of(tag); // which the lock manager knows once somebody has waited
     else
         vxids = GetLockConflicts(&tag, mode, &count);
-    auto* holders =
-        static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * static_cast<Size>(count)));
+    auto* holders = new_array<AwaitedHolder>(static_cast<std::size_t>(count));
     AwaitedHolders result = {};
     TimestampTz now = GetCurrentTimestamp();
     std::size_t found = 0;
