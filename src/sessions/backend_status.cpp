@@ -139,6 +139,13 @@ bool read_backend_state(const SessionId& session, BackendStateOnly* state) {
     });
 }
 
+core::Timestamp transaction_start(const SessionId& session) {
+    BackendStateOnly state;
+    return session.pid != 0 && read_backend_state(session, &state) && state.xact_start != 0
+               ? state.xact_start
+               : core::kUnknownTime;
+}
+
 bool is_wraparound_vacuum(const SessionId& session) {
     const PGPROC* proc = GetPGProcByNumber(session.procno);
     LWLockAcquire(ProcArrayLock, LW_SHARED);
@@ -190,6 +197,11 @@ const char* backend_type_name(BackendType type, int pid) {
     // A buffer's, which the next call fills anew.
     const char* name = GetBackgroundWorkerTypeByPid(pid);
     return name == nullptr ? nullptr : valid_copy(name);
+}
+
+bool reads_from_client(int procno) {
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    return *const_cast<volatile const uint32*>(&proc->wait_event_info) == WAIT_EVENT_CLIENT_READ;
 }
 
 } // namespace lockguard::pg

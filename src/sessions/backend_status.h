@@ -4,6 +4,8 @@
 // session asked for, without a lock (the slots have a change counter instead).
 #pragma once
 
+#include "core/time.h"
+
 #include "boundary/compat.h"
 #include "sessions/object_names.h"
 #include "sessions/session_id.h"
@@ -48,6 +50,10 @@ void prefetch_backend_status(const SessionId& session);
 /// The same for the state alone. Never ereports, never allocates.
 bool read_backend_state(const SessionId& session, BackendStateOnly* state);
 
+/// When the session's transaction began; core::kUnknownTime where it is in none, or that is not
+/// known, as of a prepared transaction. Never ereports, never allocates.
+core::Timestamp transaction_start(const SessionId& session);
+
 /// Does this process do an autovacuum that no request for a lock interrupts? Takes ProcArrayLock.
 bool is_wraparound_vacuum(const SessionId& session);
 
@@ -73,5 +79,9 @@ bool is_active(BackendState state);
 /// As pg_stat_activity.backend_type, and valid text. May be null (a background worker that has just
 /// ended). A background worker's is in the current memory context.
 const char* backend_type_name(BackendType type, int pid);
+
+/// Does a session read from its client? Where it is active, it is in the midst of a statement (COPY
+/// FROM STDIN) or between the messages of one. Looks without a lock.
+bool reads_from_client(int procno);
 
 } // namespace lockguard::pg

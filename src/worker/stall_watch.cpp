@@ -1,18 +1,21 @@
 #include "worker/stall_watch.h"
 
+#include "core/blocker_policy.h"
+
 #include <algorithm>
 
+#include "boundary/clock.h"
 #include "boundary/memory.h"
 #include "boundary/settings.h"
 #include "locks/kept_waiting_by.h"
 #include "locks/lock_snapshot.h"
-#include "locks/termination.h"
 #include "sessions/backend_status.h"
 #include "sessions/guard_orders.h"
 #include "sessions/statement_cancel.h"
 #include "shmem/counters.h"
 #include "shmem/guarded_sessions.h"
 #include "shmem/worker_state.h"
+#include "worker/last_check.h"
 #include "worker/stall_case.h"
 
 namespace lockguard::features {
@@ -107,7 +110,7 @@ bool is_due(const Track& track, Deed deed, int64 subject) {
     if (track.deed != deed || track.subject != subject)
         return true;
     Microseconds pause = std::min(kFirstRepeat << std::min(track.times - 1, 10), kLongestRepeat);
-    return pg::compat::steady_now() - track.at >= pause;
+    return pg::steady_now() - track.at >= pause;
 }
 
 bool is_done(const Track& track, Deed deed, int64 subject) {
@@ -118,7 +121,7 @@ void note_deed(Track* track, Deed deed, int64 subject) {
     track->times = is_done(*track, deed, subject) ? track->times + 1 : 1;
     track->deed = deed;
     track->subject = subject;
-    track->at = pg::compat::steady_now();
+    track->at = pg::steady_now();
 }
 
 // ---- What is done
@@ -202,8 +205,7 @@ void warn_of_idle(const pg::StallCase& c, const char* why_not) {
 /// Does the fuse hold? Then that is said once.
 bool fuse_holds(const pg::StallCase& c, bool rehearses, int64 subject, Track* track) {
     const auto limit = static_cast<uint32>(pg::settings.max_terminations_per_minute);
-    if (core::fuse_allows(pg::worker_fuses(rehearses)->terminations, limit,
-                          pg::compat::steady_now()))
+    if (core::fuse_allows(pg::worker_fuses(rehearses)->terminations, limit, pg::steady_now()))
         return false;
     if (!is_done(*track, Deed::told_of_fuse, subject)) {
         note_deed(track, Deed::told_of_fuse, subject);
@@ -243,7 +245,7 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, T
     if (result != pg::TerminationResult::signaled)
         return; // it has gone on, or nobody waits any more: the next look sees
     note_deed(track, Deed::dealt_with_idle, subject);
-    core::note_termination(pg::worker_fuses(rehearses)->terminations, pg::compat::steady_now());
+    core::note_termination(pg::worker_fuses(rehearses)->terminations, pg::steady_now());
     if (!rehearses)
         pg::count(pg::Counter::stall_terminations);
     pg::record_stall(c, rehearses ? pg::EventKind::stall_logged : pg::EventKind::stall_terminated,
@@ -366,7 +368,7 @@ int collect(Watched* watched) {
 
 /// Nothing is guarded now. Goes to sleep where that has been so for a while.
 Microseconds linger(StallWatch* watch, Watched* room) {
-    if (pg::compat::steady_now() - watch->last_guarded < kLinger)
+    if (pg::steady_now() - watch->last_guarded < kLinger)
         return kLongestPeriod;
     pg::set_watcher_asleep(true);
     if (collect(room) == 0)
@@ -382,7 +384,7 @@ StallWatch* start_stall_watch() {
     auto* watch = pg::new_object<StallWatch>();
     watch->tracks = pg::new_zeroed_array<Track>(static_cast<Size>(MaxBackends));
     MemoryContextSwitchTo(caller);
-    watch->last_guarded = pg::compat::steady_now() - kLinger;
+    watch->last_guarded = pg::steady_now() - kLinger;
     pg::announce_guard_watcher();
     return watch;
 }
@@ -394,7 +396,7 @@ Microseconds watch_stalls(StallWatch* watch, MemoryContext context) {
     const int count = collect(watched);
     if (count == 0)
         return linger(watch, watched);
-    watch->last_guarded = pg::compat::steady_now();
+    watch->last_guarded = pg::steady_now();
 
     pg::LockSnapshot snapshot;
     const bool anybody = pg::anybody_waits() && pg::take_lock_snapshot(&snapshot);
