@@ -38,7 +38,7 @@ sub waits_politely
 	$by->do($in_the_way);
 	$ddl->send($statement);
 	# What it reads is known only once it has been met.
-	await_giving_back($ddl, 'users', $witness) if $statement eq 'LOCK TABLE looking';
+	await_giving_back($ddl, 'users', $witness) if $statement =~ /^LOCK TABLE (looking|fresh)$/;
 	await($node, "$statement: it waits at low priority",
 		q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'waiting' AND relation ~ ?)},
 		$ddl->pid, "\\y$relation\$");
