@@ -170,7 +170,7 @@ bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) con
 bool Attempts::find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const {
     VirtualTransactionId transaction;
     if (!waits_for_older_snapshots(call_.planned->utilityStmt) ||
-        !find_older_snapshot(plan.patience, &transaction))
+        !find_older_snapshot(plan.soon, &transaction))
         return false;
     result->end = AttemptEnd::blocked;
     result->lock_known = true;

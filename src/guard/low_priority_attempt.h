@@ -21,6 +21,7 @@ struct AttemptPlan {
     const NeededLock* queue_for; // the lock that is to be waited for in its queue; null for none
     core::Microseconds burst;    // for so long
     core::Microseconds patience; // for each lock that turns up inside the statement
+    core::Microseconds soon;     // a transaction that is younger is expected to end soon
 };
 
 /// What it came to. Times are by the steady clock.

@@ -328,7 +328,8 @@ class LowPriorityRun {
     AttemptEnd attempt(Microseconds burst) {
         NeededLock awaited = account_.lock();
         AttemptResult result =
-            attempts_.attempt({burst > 0 ? &awaited : nullptr, burst, patience_inside()});
+            attempts_.attempt({burst > 0 ? &awaited : nullptr, burst, patience_inside(),
+                               std::max(core::burst_length(policy_), kMillisecond)});
         report_to_policy(burst, result);
         if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
             return result.end;

@@ -74,9 +74,10 @@ sub await_pressed
 	{
 		return if $observer->value(@query);
 		my $locked = $observer->value(
-			q{SELECT min(l.relation::regclass::text) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-			WHERE l.pid = ? AND l.granted AND c.relkind IN ('r', 'p', 'v') AND c.oid >= 16384 AND l.mode <> 'AccessShareLock'
-				AND EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted AND w.locktype = 'relation')},
+			q{SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+			WHERE l.pid = ? AND c.relkind IN ('r', 'p', 'v') AND c.oid >= 16384 AND l.mode <> 'AccessShareLock'
+				AND EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted AND w.locktype = 'relation')
+			ORDER BY l.granted DESC, 1 LIMIT 1},
 			$session->pid);
 		if (defined $locked)
 		{
