@@ -67,6 +67,11 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
     return true;
 }
 
+/// The transaction that has its own virtual transaction id locked.
+VirtualTransactionId transaction_of(const LOCKTAG& tag) {
+    return compat::make_vxid(static_cast<int>(tag.locktag_field1), tag.locktag_field2);
+}
+
 /// Who answers for a process that holds a lock: the leader, for a parallel query's worker, where it
 /// is still there. Read without a lock, as in describe().
 VirtualTransactionId leading_transaction(VirtualTransactionId vxid) {
@@ -121,6 +126,8 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
 }
 
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    if (tag.locktag_type == LOCKTAG_VIRTUALTRANSACTION)
+        return !VirtualXactLock(transaction_of(tag), false);
     if (seems_free(tag, mode))
         return false;
     int count;
@@ -146,8 +153,13 @@ bool has_no_holders_besides(const LOCKTAG& tag, LOCKMODE mode, const LOCKTAG& ot
 }
 
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
-    int count;
-    const VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
+    VirtualTransactionId own_lock;
+    int count = 1;
+    const VirtualTransactionId* vxids = &own_lock;
+    if (tag.locktag_type == LOCKTAG_VIRTUALTRANSACTION)
+        own_lock = transaction_of(tag); // which the lock manager knows once somebody has waited
+    else
+        vxids = GetLockConflicts(&tag, mode, &count);
     auto* holders = new_array<AwaitedHolder>(static_cast<std::size_t>(count));
     AwaitedHolders result = {};
     TimestampTz now = GetCurrentTimestamp();
