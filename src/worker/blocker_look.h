@@ -5,9 +5,9 @@
 #pragma once
 
 #include "core/blocker_policy.h"
-#include "core/words/events.h"
 #include "core/lock_forest.h"
 #include "core/lock_graph.h"
+#include "core/words/events.h"
 #include "core/words/terminations.h"
 
 #include "locks/lock_snapshot.h"
