@@ -31,7 +31,7 @@ struct Settings {
     // The record
     int log_events; // a LoggedEvents (SIGHUP)
     int events_max; // set at server start
-    // The victim's side (SUSET). Of another session: see protection_of() in shmem/shared_state.
+    // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
@@ -51,10 +51,8 @@ struct SettingHooks {
     void (*protection_changed)(bool whole_server, bool value);
 };
 
-/// Defines every pg_lockguard.* setting. Called once, from _PG_init.
+/// Defines every pg_lockguard.* setting: each is one block in settings.cpp. Called once, from
+/// _PG_init.
 void define_settings(const SettingHooks& setting_hooks);
-
-/// Does pg_lockguard.ddl_commands name this command tag?
-bool is_guarded_command(CommandTag tag);
 
 } // namespace lockguard::pg

@@ -180,6 +180,10 @@ bool is_idle_in_transaction(BackendState state) {
     return state == STATE_IDLEINTRANSACTION || state == STATE_IDLEINTRANSACTION_ABORTED;
 }
 
+bool is_active(BackendState state) {
+    return state == STATE_RUNNING || state == STATE_FASTPATH;
+}
+
 const char* backend_type_name(BackendType type, int pid) {
     if (type != B_BG_WORKER)
         return GetBackendTypeDesc(type);

@@ -72,6 +72,9 @@ const char* state_name(BackendState state);
 /// "idle in transaction", aborted or not.
 bool is_idle_in_transaction(BackendState state);
 
+/// It works on a statement or a function call of its client.
+bool is_active(BackendState state);
+
 /// As pg_stat_activity.backend_type, and valid text. May be null (a background worker that has just
 /// ended). A background worker's is in the current memory context.
 const char* backend_type_name(BackendType type, int pid);

@@ -1,14 +1,17 @@
-// Runs in the victim. SIGTERM carries no text, so the worker leaves a notice in shared memory
-// (shared_state), and the victim adds it to its own farewell.
+// Runs in the victim. SIGTERM and SIGINT carry no text, so whoever sends them leaves a notice in
+// shared memory (shmem/termination_notice, cancel_notice), and the victim adds it to its own
+// farewell, or to the error of its cancelled statement.
 //
 // A change of a message's content in emit_log_hook is not promised by PostgreSQL, and the hook does
-// not run where log_min_messages is "panic". So this is a courtesy; the record is the worker's line
-// in the server log.
+// not run for what log_min_messages keeps out of the server log: a FATAL where that is "panic", an
+// ERROR where it is "fatal" or "panic". So this is a courtesy; the record is the worker's line in
+// the server log.
 #include "worker/victim_notice.h"
 
 #include "core/text.h"
 #include "boundary/bridge.h"
-#include "shmem/shared_state.h"
+#include "shmem/cancel_notice.h"
+#include "shmem/termination_notice.h"
 
 namespace lockguard::features {
 
@@ -51,11 +54,35 @@ void add_notice(ErrorData* error) {
         error->hint = appended(*error, error->hint, hint.data(), hint.size());
 }
 
+/// Is it what a session raises that has been sent a cancel request? It has not been sent it by a
+/// timeout of its own then, nor by a conflict with recovery.
+bool is_cancel(const ErrorData& error) {
+    return error.elevel == ERROR && error.sqlerrcode == ERRCODE_QUERY_CANCELED &&
+           error.message_id != nullptr && strstr(error.message_id, "user request") != nullptr;
+}
+
+/// An error is reported where its transaction is aborted, before that: lxid and status are still
+/// those of the statement.
+void add_cancel_notice(ErrorData* error) {
+    pg::CancelNotice notice;
+    if (MyBEEntry == nullptr ||
+        !pg::take_cancel_notice(pg::compat::procno_of(MyProc), MyProcPid,
+                                pg::compat::lxid_of(MyProc), MyBEEntry->st_state_start_timestamp,
+                                &notice))
+        return;
+    if (notice.detail[0] != '\0')
+        error->detail = appended(*error, error->detail, notice.detail, strlen(notice.detail));
+    if (notice.hint[0] != '\0')
+        error->hint = appended(*error, error->hint, notice.hint, strlen(notice.hint));
+}
+
 /// Must not ereport: it runs within the reporting of an error.
 void on_emit_log(ErrorData* error) {
     if (unlikely(error->elevel == FATAL && error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN &&
                  MyProc != nullptr))
         add_notice(error);
+    else if (unlikely(MyProc != nullptr && is_cancel(*error)))
+        add_cancel_notice(error);
     if (previous_emit_log_hook != nullptr)
         previous_emit_log_hook(error);
 }

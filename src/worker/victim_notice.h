@@ -1,5 +1,5 @@
-// Tells the client of a session that the worker ends why it is ended: a DETAIL and a HINT for the
-// FATAL that it gets.
+// Tells the client of a session that is ended why: a DETAIL and a HINT for the FATAL that it gets.
+// The same for a statement that is cancelled (sessions/statement_cancel), and its ERROR.
 #pragma once
 
 namespace lockguard::features {

@@ -1,0 +1,120 @@
+#include "sessions/statement_cancel.h"
+
+#include <csignal>
+
+#include "sessions/backend_status.h"
+#include "shmem/cancel_notice.h"
+
+extern "C" {
+#include "replication/syncrep.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+/// Sends SIGINT as pg_cancel_backend() does: to the session's process group, where it has one, so
+/// that a program that it reads from ends as well.
+bool send_sigint(int pid) {
+#ifdef HAVE_SETSID
+    return kill(-pid, SIGINT) == 0;
+#else
+    return kill(pid, SIGINT) == 0;
+#endif
+}
+
+/// Does it wait until synchronous standbys have its commit?
+bool waits_for_standbys(const PGPROC* proc) {
+    return *const_cast<const volatile decltype(proc->syncRepState)*>(&proc->syncRepState) !=
+           SYNC_REP_NOT_WAITING;
+}
+
+/// All but the statement. The caller holds the process's fpInfoLock: to end its transaction it
+/// needs that exclusive, and until then its pid is in nobody else's hands.
+CancelResult check_transaction(const PGPROC* proc, const StatementIdentity& statement,
+                               CancelCondition condition, const void* argument) {
+    // kill(0) would reach the whole server.
+    if (statement.pid <= 0 || statement.lxid == InvalidLocalTransactionId ||
+        proc->pid != statement.pid || proc->fpLocalTransactionId != statement.lxid)
+        return CancelResult::other_transaction;
+    if (condition != nullptr && !condition(argument))
+        return CancelResult::not_wanted;
+    return CancelResult::signaled;
+}
+
+/// The last thing to ask.
+CancelResult check_statement(const PGPROC* proc, const StatementIdentity& statement) {
+    if (waits_for_standbys(proc))
+        return CancelResult::commits;
+    return is_in_statement(statement) ? CancelResult::signaled : CancelResult::other_statement;
+}
+
+void set_text(char (&field)[kCancelTextBytes], const char* text) {
+    strlcpy(field, text != nullptr ? text : "", sizeof(field));
+}
+
+} // namespace
+
+CancelResult cancel_statement(const StatementIdentity& statement, const char* detail,
+                              const char* hint, CancelCondition condition, const void* argument) {
+    CancelNotice notice = {};
+    notice.pid = statement.pid;
+    notice.lxid = statement.lxid;
+    notice.statement = statement.start;
+    set_text(notice.detail, detail);
+    set_text(notice.hint, hint);
+
+    PGPROC* proc = GetPGProcByNumber(statement.procno);
+    LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
+    CancelResult result = check_transaction(proc, statement, condition, argument);
+    if (result == CancelResult::signaled) {
+        // First the notice: the statement may be over before kill() returns. And nothing comes
+        // between the last look and the signal.
+        if (detail != nullptr)
+            post_cancel_notice(statement.procno, notice);
+        result = check_statement(proc, statement);
+        if (result == CancelResult::signaled && !send_sigint(statement.pid))
+            result = CancelResult::signal_failed;
+        if (result != CancelResult::signaled)
+            withdraw_cancel_notice(statement.procno, notice);
+    }
+    LWLockRelease(&proc->fpInfoLock);
+    return result;
+}
+
+CancelResult rehearse_cancel(const StatementIdentity& statement, CancelCondition condition,
+                             const void* argument) {
+    PGPROC* proc = GetPGProcByNumber(statement.procno);
+    LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
+    CancelResult result = check_transaction(proc, statement, condition, argument);
+    if (result == CancelResult::signaled)
+        result = check_statement(proc, statement);
+    LWLockRelease(&proc->fpInfoLock);
+    return result;
+}
+
+bool is_in_statement(const StatementIdentity& statement) {
+    BackendStateOnly state;
+    return read_backend_state({statement.procno, statement.pid}, &state) &&
+           is_active(state.state) && state.state_start == statement.start;
+}
+
+const char* cancel_result_text(CancelResult result) {
+    switch (result) {
+    case CancelResult::signaled:
+        return "it has been sent SIGINT";
+    case CancelResult::other_transaction:
+        return "it is no longer in the transaction that was judged";
+    case CancelResult::other_statement:
+        return "it is no longer in the statement that was judged";
+    case CancelResult::commits:
+        return "it waits until synchronous standbys have its commit";
+    case CancelResult::not_wanted:
+        return "it no longer blocks the request, or that no longer waits";
+    case CancelResult::signal_failed:
+        return "the operating system did not deliver SIGINT";
+    }
+    return "";
+}
+
+} // namespace lockguard::pg
