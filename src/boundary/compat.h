@@ -16,6 +16,7 @@ extern "C" {
 #include "access/xlog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/ilist.h"
@@ -298,6 +299,14 @@ inline bool owns_schema(Oid schema, Oid role) {
 #endif
 }
 
+inline bool owns_type(Oid type, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(TypeRelationId, type, role);
+#else
+    return pg_type_ownercheck(type, role);
+#endif
+}
+
 /// May the role REINDEX, CLUSTER, and REFRESH the relation? From 17 on there is a privilege for it.
 bool may_maintain(Oid relation, Oid role);
 
@@ -388,6 +397,15 @@ inline const RangeVar* clustered_table(const Node* statement) {
     return target == nullptr ? nullptr : target->relation;
 #else
     return reinterpret_cast<const ClusterStmt*>(statement)->relation;
+#endif
+}
+
+/// The options of a statement of that kind: VERBOSE, from 19 on CONCURRENTLY.
+inline const List* cluster_options(const Node* statement) {
+#if PG_VERSION_NUM >= 190000
+    return reinterpret_cast<const RepackStmt*>(statement)->params;
+#else
+    return reinterpret_cast<const ClusterStmt*>(statement)->params;
 #endif
 }
 

@@ -9,6 +9,7 @@ enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
 enum class BlockerAction : int { off, log, terminate };
 enum class LoggedEvents : int { none, actions, all };
+enum class DdlHeavy : int { allow, warn, refuse };
 
 struct Settings {
     // The guard (SUSET)
@@ -18,6 +19,11 @@ struct Settings {
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
+    // Heavy work (SUSET)
+    int ddl_heavy;           // a DdlHeavy
+    int ddl_heavy_min_size;  // kB
+    char* ddl_heavy_confirm; // USERSET: the relation, as the error writes it
+    int preview_max_hold;    // ms
     // The worker (SIGHUP)
     int blocker_action;   // a BlockerAction
     int blocker_min_idle; // ms
@@ -36,6 +42,7 @@ struct Settings {
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
+    DdlHeavy heavy() const { return static_cast<DdlHeavy>(ddl_heavy); }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
     LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
 };

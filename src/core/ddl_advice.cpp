@@ -12,8 +12,7 @@ class Advice {
   public:
     Advice(const RemedySubject& subject, std::pmr::memory_resource& memory)
         : relation_(known(subject.relation, "the table")),
-          column_(known(subject.column, "the column")),
-          name_(known(subject.name, "the constraint")), text_(&memory) {}
+          column_(known(subject.column, "the column")), text_(&memory) {}
 
     template <class... Pieces>
     void say(const Pieces&... pieces) {
@@ -22,7 +21,6 @@ class Advice {
 
     std::string_view relation() const { return relation_; }
     std::string_view column() const { return column_; }
-    std::string_view name() const { return name_; }
     std::string_view text() const { return text_; }
 
   private:
@@ -32,7 +30,6 @@ class Advice {
 
     std::string_view relation_;
     std::string_view column_;
-    std::string_view name_;
     std::pmr::string text_;
 };
 
@@ -112,9 +109,6 @@ void advise_on_data(Remedy remedy, Advice& advice) {
         advice.say("REFRESH MATERIALIZED VIEW CONCURRENTLY lets readers read on; it needs a unique "
                    "index on all rows.");
         break;
-    case Remedy::query_elsewhere:
-        advice.say("CREATE TABLE without the data, commit, then INSERT ... SELECT.");
-        break;
     default:
         break;
     }
@@ -164,6 +158,50 @@ std::string_view advice_text(Remedy remedy, const RemedySubject& subject,
     advise_on_data(remedy, advice);
     advise_on_partition(remedy, advice);
     return keep_text(advice.text(), memory);
+}
+
+std::string_view unseen_text(Unseen unseen, Microseconds max_hold,
+                             std::pmr::memory_resource& memory) {
+    std::pmr::string text(&memory);
+    switch (unseen) {
+    case Unseen::nothing:
+    case Unseen::behind_heavy_work:
+        break;
+    case Unseen::behind_lock:
+        text = "A lock is not free: what comes behind it was not seen.";
+        break;
+    case Unseen::behind_deadline:
+        text = "Stopped after pg_lockguard.preview_max_hold (";
+        append_duration(text, max_hold);
+        text += "): what comes later was not seen.";
+        break;
+    case Unseen::commits:
+        text = "Not run, because it commits on its way: by rules.";
+        break;
+    case Unseen::copies_files:
+        text = "Not run, because it copies files without a word beforehand: by rules.";
+        break;
+    case Unseen::domain:
+        text = "Not run, because it scans tables without a word beforehand: by rules.";
+        break;
+    case Unseen::default_partition:
+        text =
+            "Not run, because it scans the default partition without a word beforehand: by "
+            "rules. Where a CHECK there excludes the new partition's bounds, nothing is scanned.";
+        break;
+    case Unseen::many_partitions:
+        text = "Not run, because it would lock more than ";
+        text += std::to_string(kMostPartitions);
+        text += " partitions: by rules; what it does with them was not seen.";
+        break;
+    case Unseen::runs_triggers:
+        text = "Not run, because it would fire triggers: by rules.";
+        break;
+    case Unseen::foreign_table:
+        text = "Not run, because it would act on another server: by rules.";
+        break;
+    }
+    return keep_text(text, memory);
 }
 
 } // namespace lockguard::core

@@ -37,11 +37,34 @@ enum class Remedy : std::uint8_t {
 struct RemedySubject {
     std::string_view relation; // "public.orders", quoted where it has to be
     std::string_view column;   // a quoted identifier
-    std::string_view name;     // of the constraint or index; a quoted identifier
 };
 
 /// One or two sentences; empty for Remedy::none.
 std::string_view advice_text(Remedy remedy, const RemedySubject& subject,
+                             std::pmr::memory_resource& memory);
+
+/// Why a preview does not see the end of the statement.
+enum class Unseen : std::uint8_t {
+    nothing,           // it does
+    behind_heavy_work, // it was stopped before the first page of that
+    behind_lock,       // a lock was not free
+    behind_deadline,   // pg_lockguard.preview_max_hold
+    commits,           // CONCURRENTLY and the like: it can't be rolled back. By rules, as the rest
+    copies_files,      // SET TABLESPACE: says nothing before it copies
+    domain,            // ALTER DOMAIN: says nothing before it scans
+    default_partition, // CREATE TABLE … PARTITION OF: likewise
+    many_partitions,   // it would lock more than kMostPartitions
+    runs_triggers,     // TRUNCATE with triggers
+    foreign_table,     // TRUNCATE of a foreign table
+};
+
+/// A table with more partitions than this is not previewed by running the statement.
+inline constexpr int kMostPartitions = 200;
+
+/// A sentence; empty for Unseen::nothing and behind_heavy_work (the row says it).
+///
+/// \param max_hold  pg_lockguard.preview_max_hold
+std::string_view unseen_text(Unseen unseen, Microseconds max_hold,
                              std::pmr::memory_resource& memory);
 
 } // namespace lockguard::core

@@ -93,11 +93,8 @@ bool names_subject(HeavySubject subject, std::string_view message, std::string_v
             return false;
         return has_quoted_behind(message.substr(kBefore.size() + name.size() + 1), kBetween, outer);
     }
-    case HeavySubject::constraint: {
-        constexpr std::string_view kBefore = "validating foreign key constraint \"";
-        return has_quoted_behind(message, kBefore, name) &&
-               message.size() == kBefore.size() + name.size() + 1;
-    }
+    case HeavySubject::constraint:
+        return named_constraint(message) == name;
     case HeavySubject::schema_table: {
         // These messages are translated: what stands before the name is not known.
         const std::size_t length = outer.size() + 1 + name.size();
@@ -112,6 +109,14 @@ bool names_subject(HeavySubject subject, std::string_view message, std::string_v
     }
     }
     return false;
+}
+
+std::string_view named_constraint(std::string_view message) {
+    constexpr std::string_view kBefore = "validating foreign key constraint \"";
+    if (!message.starts_with(kBefore) || !message.ends_with('"') ||
+        message.size() == kBefore.size())
+        return {};
+    return message.substr(kBefore.size(), message.size() - kBefore.size() - 1);
 }
 
 const char* action_name(HeavyKind kind) {

@@ -40,13 +40,17 @@ struct HeavyMessage {
 /// \param id  ErrorData's message_id
 HeavyMessage heavy_message(std::string_view id);
 
-/// Does the text of a message (of that subject) name this relation, index or foreign key? Names can
-/// contain anything, also quotes: it may be true for more than one.
+/// Does the text of a message name this table (HeavySubject::table, schema_table) or this index of
+/// this table (index_and_table)? Names can contain anything, also quotes: it may be true for more
+/// than one.
 ///
-/// \param outer  the schema, for HeavySubject::schema_table; the index's table, for
-///               index_and_table; else empty
+/// \param name   of the table or of the index
+/// \param outer  the schema, for schema_table; the index's table, for index_and_table; else empty
 bool names_subject(HeavySubject subject, std::string_view message, std::string_view name,
                    std::string_view outer);
+
+/// The foreign key in the text of a message of HeavySubject::constraint; empty where it is none.
+std::string_view named_constraint(std::string_view message);
 
 /// As ddl_preview() has it in the column `action`: "rewrite", "build index" and so on.
 const char* action_name(HeavyKind kind);

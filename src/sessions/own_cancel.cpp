@@ -46,17 +46,21 @@ bool is_own_cancel(const OwnCancel& cancel, const ErrorData* error) {
            !cancel_came(cancel.marks);
 }
 
-void forbid_own_cancel(const OwnCancel& cancel) {
-    if (asked != 0 && QueryCancelPending) {
-        // The cancellation that is pending is ours, and maybe somebody's as well: each notes itself
-        // elsewhere before it asks for the cancellation, so that this order loses none.
-        QueryCancelPending = false;
-        if (cancel_came(cancel.marks) || get_timeout_indicator(STATEMENT_TIMEOUT, false) ||
-            get_timeout_indicator(LOCK_TIMEOUT, false)) {
-            QueryCancelPending = true;
-            InterruptPending = true;
-        }
+void drop_own_cancel(const OwnCancel& cancel) {
+    if (asked == 0 || !QueryCancelPending)
+        return;
+    // The cancellation that is pending is ours, and maybe somebody's as well: each notes itself
+    // elsewhere before it asks for the cancellation, so that this order loses none.
+    QueryCancelPending = false;
+    if (cancel_came(cancel.marks) || get_timeout_indicator(STATEMENT_TIMEOUT, false) ||
+        get_timeout_indicator(LOCK_TIMEOUT, false)) {
+        QueryCancelPending = true;
+        InterruptPending = true;
     }
+}
+
+void forbid_own_cancel(const OwnCancel& cancel) {
+    drop_own_cancel(cancel);
     asked = cancel.outer_asked ? 1 : 0;
 }
 

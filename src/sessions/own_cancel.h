@@ -28,9 +28,12 @@ bool own_cancel_asked();
 /// as well. Never ereports.
 bool is_own_cancel(const OwnCancel& cancel, const ErrorData* error);
 
-/// Ends what allow_own_cancel() began, whether the statement was cut or not. A cut that has been
-/// asked for and was not served never will be, and a cancel request or a timeout that came with it
-/// still will. Never ereports: for error paths too.
+/// What has been asked for and was not served never will be; a cancel request or a timeout that
+/// came with it still will. For the end of the statement that may be cut. Never ereports.
+void drop_own_cancel(const OwnCancel& cancel);
+
+/// Ends what allow_own_cancel() began, whether the statement was cut or not. Never ereports: for
+/// error paths too.
 void forbid_own_cancel(const OwnCancel& cancel);
 
 } // namespace lockguard::pg
