@@ -9,6 +9,7 @@
 #include "boundary/result_rows.h"
 #include "boundary/settings.h"
 #include "guard/heavy_remedy.h"
+#include "guard/lock_targets.h"
 #include "guard/nesting.h"
 #include "preview/event_trigger_state.h"
 #include "preview/preview_rules.h"
@@ -18,6 +19,7 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "nodes/parsenodes.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
