@@ -259,7 +259,8 @@ class PreviewRows {
     void put_nothing() {
         Row row;
         start(&row);
-        set_text(&row, col_action, core::action_name(HeavyKind::none));
+        if (steps_.unseen == Unseen::nothing)
+            set_text(&row, col_action, core::action_name(HeavyKind::none));
         set_advice(&row, HeavyKind::none, InvalidOid, {});
         row.put(result_);
     }

@@ -9,9 +9,13 @@ extern "C" {
 #include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_type.h"
+#include "commands/tablespace.h"
+#include "commands/user.h"
 #include "executor/spi.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_type.h"
+#include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -53,6 +57,33 @@ void set_light_work(PreviewedSteps* steps, Oid relation) {
 bool is_index_kind(Oid relation) {
     char kind = get_rel_relkind(relation);
     return kind == RELKIND_INDEX || kind == RELKIND_PARTITIONED_INDEX;
+}
+
+Oid toast_table_of(Oid relation) {
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+    if (!HeapTupleIsValid(row))
+        return InvalidOid;
+    Oid toast = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->reltoastrelid;
+    ReleaseSysCache(row);
+    return toast;
+}
+
+/// Calls visit(oid) for the rows of a query of one column, with the memory of the caller.
+template <class Visit>
+void for_each_relation(const char* query, int count, Oid* types, Datum* values, const char* nulls,
+                       Visit visit) {
+    MemoryContext context = CurrentMemoryContext;
+    SPI_connect();
+    if (SPI_execute_with_args(query, count, types, values, nulls, true, 0) != SPI_OK_SELECT)
+        elog(ERROR, "could not look up relations to preview");
+    MemoryContext spi_context = MemoryContextSwitchTo(context);
+    for (uint64 i = 0; i < SPI_processed; i++) {
+        bool is_null;
+        visit(DatumGetObjectId(
+            SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null)));
+    }
+    MemoryContextSwitchTo(spi_context);
+    SPI_finish();
 }
 
 // ---- CONCURRENTLY and the like: as the sources have it (indexcmds.c, index.c, tablecmds.c)
@@ -145,16 +176,76 @@ void add_committing(const Node* statement, PreviewedSteps* steps) {
 
 // ---- The others
 
-void add_copy(const Node* statement, PreviewedSteps* steps) {
-    if (!IsA(statement, AlterTableStmt))
-        return; // ALL IN TABLESPACE: which relations these are is found out under their locks
-    Oid relation = own_relation(reinterpret_cast<const AlterTableStmt*>(statement)->relation);
+/// The files of a relation that SET TABLESPACE copies: not those of a table's indexes.
+int64 size_of_files(Oid relation) {
+    int64 bytes = size_of_work(HeavyKind::scan, relation).bytes;
+    Oid toast = toast_table_of(relation);
+    if (OidIsValid(toast))
+        bytes += size_of_work(HeavyKind::rewrite, toast).bytes;
+    return bytes;
+}
+
+void add_file_copy(PreviewedSteps* steps, Oid relation) {
     add_relation_lock(steps, relation, AccessExclusiveLock);
-    char kind = get_rel_relkind(relation);
-    if (kind == RELKIND_PARTITIONED_TABLE || kind == RELKIND_PARTITIONED_INDEX)
-        set_light_work(steps, relation);
+    int64 size = RELKIND_HAS_STORAGE(get_rel_relkind(relation)) ? size_of_files(relation) : 0;
+    if (!steps->has_work || size > steps->work.size) {
+        steps->has_work = true;
+        steps->work = {size > 0 ? HeavyKind::rewrite : HeavyKind::none, relation, nullptr,
+                       size > 0 ? size : -1};
+    }
+}
+
+/// The relations that ALL IN TABLESPACE moves, as AlterTableMoveAll() has it. Those of the
+/// database's own tablespace have 0 there.
+constexpr const char* kRelationsInTablespace = R"(
+    SELECT c.oid FROM pg_catalog.pg_class c
+    WHERE c.reltablespace OPERATOR(pg_catalog.=) $1 AND c.oid OPERATOR(pg_catalog.>=) 16384
+        AND NOT c.relisshared AND c.relkind OPERATOR(pg_catalog.=) ANY ($2)
+        AND c.relnamespace OPERATOR(pg_catalog.<>) 99
+        AND ($3 IS NULL OR c.relowner OPERATOR(pg_catalog.=) ANY ($3))
+    ORDER BY 1)";
+
+Datum kinds_array(ObjectType type) {
+    Datum kinds[2] = {CharGetDatum(RELKIND_RELATION), CharGetDatum(RELKIND_PARTITIONED_TABLE)};
+    if (type == OBJECT_INDEX) {
+        kinds[0] = CharGetDatum(RELKIND_INDEX);
+        kinds[1] = CharGetDatum(RELKIND_PARTITIONED_INDEX);
+    } else if (type == OBJECT_MATVIEW) {
+        kinds[0] = kinds[1] = CharGetDatum(RELKIND_MATVIEW);
+    }
+    return PointerGetDatum(construct_array(kinds, 2, CHAROID, 1, true, TYPALIGN_CHAR));
+}
+
+void add_tablespace_move(const AlterTableMoveAllStmt* statement, PreviewedSteps* steps) {
+    Oid tablespace = get_tablespace_oid(statement->orig_tablespacename, false);
+    get_tablespace_oid(statement->new_tablespacename, false);
+    if (tablespace == MyDatabaseTableSpace)
+        tablespace = InvalidOid;
+    List* roles = roleSpecsToIds(statement->roles);
+    auto* owners =
+        static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(list_length(roles) + 1)));
+    for (int i = 0; i < list_length(roles); i++)
+        owners[i] = ObjectIdGetDatum(list_nth_oid(roles, i));
+    Oid types[] = {OIDOID, CHARARRAYOID, OIDARRAYOID};
+    Datum values[] = {ObjectIdGetDatum(tablespace), kinds_array(statement->objtype),
+                      PointerGetDatum(construct_array(owners, list_length(roles), OIDOID,
+                                                      sizeof(Oid), true, TYPALIGN_INT))};
+    for_each_relation(kRelationsInTablespace, 3, types, values, roles == NIL ? "  n" : nullptr,
+                      [steps](Oid relation) {
+                          if (!compat::owns_relation(relation, GetUserId()))
+                              refuse_stranger(relation);
+                          add_file_copy(steps, relation);
+                      });
+}
+
+void add_copy(const Node* statement, PreviewedSteps* steps) {
+    if (IsA(statement, AlterTableMoveAllStmt))
+        add_tablespace_move(reinterpret_cast<const AlterTableMoveAllStmt*>(statement), steps);
     else
-        set_work(steps, HeavyKind::rewrite, relation);
+        add_file_copy(steps,
+                      own_relation(reinterpret_cast<const AlterTableStmt*>(statement)->relation));
+    if (!steps->has_work)
+        set_light_work(steps, InvalidOid);
 }
 
 void add_default_partition(const CreateStmt* statement, PreviewedSteps* steps) {
@@ -184,30 +275,52 @@ void add_domain(const AlterDomainStmt* statement, PreviewedSteps* steps) {
     Oid domain = typenameTypeId(nullptr, name);
     if (!compat::owns_type(domain, GetUserId()))
         aclcheck_error_type(ACLCHECK_NOT_OWNER, domain);
-    MemoryContext context = CurrentMemoryContext;
-    SPI_connect();
     Oid types[] = {OIDOID};
     Datum values[] = {ObjectIdGetDatum(domain)};
-    if (SPI_execute_with_args(kTablesWithDomain, 1, types, values, nullptr, true, 0) !=
-        SPI_OK_SELECT)
-        elog(ERROR, "could not look up the tables of a domain");
-    MemoryContext spi_context = MemoryContextSwitchTo(context);
     int64 largest = -1;
-    for (uint64 i = 0; i < SPI_processed; i++) {
-        bool is_null;
-        Oid table = DatumGetObjectId(
-            SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    for_each_relation(kTablesWithDomain, 1, types, values, nullptr, [&](Oid table) {
         add_relation_lock(steps, table, ShareLock);
         WorkSize size = size_of_work(HeavyKind::scan, table);
-        if (size.bytes > largest) {
+        if (!size.is_empty && size.bytes > largest) {
             largest = size.bytes;
             set_work(steps, HeavyKind::scan, table);
         }
-    }
-    MemoryContextSwitchTo(spi_context);
-    SPI_finish();
+    });
     if (!steps->has_work)
         set_light_work(steps, InvalidOid);
+}
+
+/// The tables that a statement of many partitions, or TRUNCATE, names.
+const List* named_tables(const Node* statement) {
+    switch (nodeTag(statement)) {
+    case T_AlterTableStmt:
+        return list_make1(reinterpret_cast<const AlterTableStmt*>(statement)->relation);
+    case T_IndexStmt:
+        return list_make1(reinterpret_cast<const IndexStmt*>(statement)->relation);
+    case T_TruncateStmt:
+        return reinterpret_cast<const TruncateStmt*>(statement)->relations;
+    case T_LockStmt:
+        return reinterpret_cast<const LockStmt*>(statement)->relations;
+    default:
+        return NIL;
+    }
+}
+
+/// What follows from its words.
+void add_known_locks(const Node* statement, PreviewedSteps* steps) {
+    LockTargets targets = find_lock_targets(statement);
+    for (const LockTarget& target : targets.locks)
+        add_relation_lock(steps, target.relation, target.mode);
+    if (!targets.locks.empty() || targets.only_private)
+        return;
+    // The words are at fault, or the user may not have the locks.
+    const List* names = named_tables(statement);
+    for (int i = 0; i < list_length(names); i++) {
+        Oid relation =
+            RangeVarGetRelid(static_cast<const RangeVar*>(list_nth(names, i)), NoLock, false);
+        if (!compat::owns_relation(relation, GetUserId()))
+            refuse_stranger(relation);
+    }
 }
 
 } // namespace
@@ -230,10 +343,7 @@ void preview_by_rules(const PreviewedStatement& statement, Unseen why, Previewed
         add_default_partition(reinterpret_cast<const CreateStmt*>(node), steps);
         break;
     default:
-        // What follows from its words. Where that is nothing, it may be that they are at fault, or
-        // that the user may not have the locks.
-        for (const LockTarget& target : find_lock_targets(node).locks)
-            add_relation_lock(steps, target.relation, target.mode);
+        add_known_locks(node, steps);
         break;
     }
 }

@@ -14,8 +14,8 @@ struct OwnCancel {
     bool outer_asked;
 };
 
-/// From now on the statement may be cut short. Nests: an inner statement is cut for itself. Never
-/// ereports.
+/// From now on the statement may be cut short. Nests: an inner statement is cut for itself. Serves
+/// what is pending now, and so may ereport.
 OwnCancel allow_own_cancel();
 
 /// Cuts it. May be called by a signal handler; never ereports.
