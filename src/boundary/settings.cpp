@@ -27,6 +27,12 @@ constexpr config_enum_entry kDdlOnTimeout[] = {
     {nullptr, 0, false},
 };
 
+constexpr config_enum_entry kDdlSessionLockTimeout[] = {
+    {"wait", static_cast<int>(DdlSessionLockTimeout::wait), false},
+    {"stall", static_cast<int>(DdlSessionLockTimeout::stall), false},
+    {nullptr, 0, false},
+};
+
 constexpr config_enum_entry kBlockerActions[] = {
     {"off", static_cast<int>(BlockerAction::off), false},
     {"log", static_cast<int>(BlockerAction::log), false},
@@ -125,7 +131,21 @@ void define_guard_settings() {
         "pg_lockguard.ddl_commands", "The commands that are guarded, by command tag.",
         "A list separated by commas, such as \"ALTER TABLE, DROP TABLE\".", &settings.ddl_commands,
         "ALTER TABLE", PGC_SUSET, 0, check_ddl_commands, assign_ddl_commands, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.ddl_notice_interval",
+        "Time between two NOTICEs of a guarded statement that waits at low priority.",
+        "The first comes after deadlock_timeout. 0: none.", &settings.ddl_notice_interval, 10000, 0,
+        INT_MAX, PGC_USERSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_session_lock_timeout",
+        "What the session's lock_timeout bounds of a guarded statement at low priority.",
+        "wait: the whole wait. stall: each stay in a lock queue, and no more.",
+        &settings.ddl_session_lock_timeout, static_cast<int>(DdlSessionLockTimeout::wait),
+        kDdlSessionLockTimeout, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+}
 
+/// What is told, or refused, of statements that rewrite, scan or index a relation.
+void define_heavy_settings() {
     DefineCustomEnumVariable(
         "pg_lockguard.ddl_heavy",
         "What a guarded statement does that is about to rewrite, scan or index a large relation "
@@ -227,6 +247,7 @@ void define_record_settings() {
 void define_settings(const SettingHooks& setting_hooks) {
     hooks = setting_hooks;
     define_guard_settings();
+    define_heavy_settings();
     define_worker_settings();
     define_exemptions();
     define_record_settings();

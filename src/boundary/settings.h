@@ -7,6 +7,7 @@ namespace lockguard::pg {
 
 enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
+enum class DdlSessionLockTimeout : int { wait, stall };
 enum class BlockerAction : int { off, log, terminate };
 enum class LoggedEvents : int { none, actions, all };
 enum class DdlHeavy : int { allow, warn, refuse };
@@ -20,10 +21,12 @@ struct Settings {
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
     // Heavy work (SUSET)
-    int ddl_heavy;           // a DdlHeavy
-    int ddl_heavy_min_size;  // kB
-    char* ddl_heavy_confirm; // USERSET: the relation, as the error writes it
-    int preview_max_hold;    // ms
+    int ddl_heavy;                // a DdlHeavy
+    int ddl_heavy_min_size;       // kB
+    char* ddl_heavy_confirm;      // USERSET: the relation, as the error writes it
+    int preview_max_hold;         // ms
+    int ddl_notice_interval;      // ms; 0: never (USERSET)
+    int ddl_session_lock_timeout; // a DdlSessionLockTimeout (USERSET)
     // The worker (SIGHUP)
     int blocker_action;   // a BlockerAction
     int blocker_min_idle; // ms
@@ -43,6 +46,9 @@ struct Settings {
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
     DdlHeavy heavy() const { return static_cast<DdlHeavy>(ddl_heavy); }
+    DdlSessionLockTimeout session_lock_timeout() const {
+        return static_cast<DdlSessionLockTimeout>(ddl_session_lock_timeout);
+    }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
     LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
 };

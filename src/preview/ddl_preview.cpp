@@ -130,15 +130,15 @@ HolderAges ages_of(std::span<const pg::LockHolder> holders, pg::NameLookup names
     HolderAges ages = {-1, -1};
     const TimestampTz now = GetCurrentTimestamp();
     for (const pg::LockHolder& holder : holders) {
-        if (holder.pid == 0) {
+        if (holder.session.pid == 0) {
             pg::PreparedTransaction prepared;
-            if (pg::find_prepared_transaction(holder.xid, names, &prepared) &&
+            if (pg::find_prepared_transaction(holder.prepared_xid, names, &prepared) &&
                 prepared.prepared_at != 0)
                 ages.xact = std::max(ages.xact, now - prepared.prepared_at);
             continue;
         }
         pg::BackendStatus status;
-        if (!pg::read_backend_status({holder.procno, holder.pid}, &status) ||
+        if (!pg::read_backend_status(holder.session, &status) ||
             !pg::may_see_details(status.role, names))
             continue;
         if (status.xact_start != 0)
@@ -152,7 +152,7 @@ HolderAges ages_of(std::span<const pg::LockHolder> holders, pg::NameLookup names
 Datum pids_of(std::span<const pg::LockHolder> holders) {
     auto* pids = static_cast<Datum*>(palloc(sizeof(Datum) * std::max<Size>(holders.size(), 1)));
     for (std::size_t i = 0; i < holders.size(); i++)
-        pids[i] = Int32GetDatum(holders[i].pid);
+        pids[i] = Int32GetDatum(holders[i].session.pid);
     std::sort(pids, pids + holders.size(),
               [](Datum left, Datum right) { return DatumGetInt32(left) < DatumGetInt32(right); });
     return PointerGetDatum(construct_array(pids, static_cast<int>(holders.size()), INT4OID,

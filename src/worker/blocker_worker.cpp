@@ -24,6 +24,8 @@
 // watched in a rehearsal is forgotten.
 #include "worker/blocker_worker.h"
 
+#include <algorithm>
+
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "shmem/counters.h"
@@ -52,8 +54,7 @@ constexpr int kShortestGap = 10;
 
 /// A session in the state for which it was dealt with.
 struct Dealt {
-    int pid;                  // 0 for a prepared transaction
-    LocalTransactionId lxid;  // or its xid
+    pg::SessionId session;    // as in BlockerIdentity
     TimestampTz state_start;  // 0 in an unused entry
     core::SpareReason spared; // none: it was ended, or would have been
 
@@ -112,12 +113,12 @@ void begin_history(History* history) {
 
 bool was_dealt_with(const History& history, const pg::BlockerIdentity& blocker,
                     core::SpareReason spared) {
-    return history.dealt[blocker.procno] ==
-           Dealt{blocker.pid, blocker.lxid, blocker.state_start, spared};
+    return history.dealt[blocker.session.procno] ==
+           Dealt{blocker.session, blocker.state_start, spared};
 }
 
 void remember(History* history, const pg::BlockerIdentity& blocker, core::SpareReason spared) {
-    history->dealt[blocker.procno] = {blocker.pid, blocker.lxid, blocker.state_start, spared};
+    history->dealt[blocker.session.procno] = {blocker.session, blocker.state_start, spared};
 }
 
 // ---- Telling
@@ -169,7 +170,7 @@ void spare(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
     const char* told = text.data();
     const char* logged = told;
     if (reason == core::SpareReason::prepared_transaction)
-        told = psprintf("transaction %u of pg_prepared_xacts: %s", blocker.lxid, told);
+        told = psprintf("transaction %u of pg_prepared_xacts: %s", blocker.session.lxid, told);
     else if (reason == core::SpareReason::no_client_waits)
         told = logged = psprintf("the request of a background process (%s) does not count: no "
                                  "client waits behind it",
@@ -251,8 +252,8 @@ void end(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
         const char* reason = pg::termination_result_text(result);
         pg::count(pg::Counter::spared_changed);
         record(look, c, pg::EventKind::blocker_spared, reason);
-        ereport(DEBUG1,
-                (errmsg_internal("pg_lockguard: PID %d is left alone: %s", blocker.pid, reason)));
+        ereport(DEBUG1, (errmsg_internal("pg_lockguard: PID %d is left alone: %s",
+                                         blocker.session.pid, reason)));
         return;
     }
     remember(history, blocker, core::SpareReason::none);
@@ -320,7 +321,7 @@ void review_rehearsals(MemoryContext context, History* history) {
         if (outcome != pg::Outcome::request_gone)
             pg::count(pg::Counter::rehearsals_needless);
         pg::Event event = *rehearsal.event;
-        core::Microseconds since = Max(now - event.at, 0);
+        core::Microseconds since = std::max<core::Microseconds>(core::age(event.at, now), 0);
         std::string_view duration =
             pg::call_core(context, [since](std::pmr::memory_resource& memory) {
                 return core::duration_text(since, memory);

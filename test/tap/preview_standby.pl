@@ -28,6 +28,7 @@ sub actions
 is(actions($light), 'lock, catalog only', 'without a standby it is done');
 
 my $standby = start_standby($node, 'standby');
+await($node, 'it is fed', q{SELECT EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')});
 is(actions($light), '55000', 'with one it is refused');
 my $error = eval { $session->rows('SELECT * FROM ddl_preview(?)', $light); '' } // $@;
 like($error, qr/a physical standby is attached.*HINT:.*ddl_preview\(\.\.\., with_standbys => true\)/s, 'and the HINT says what to do');

@@ -50,8 +50,9 @@ class BlockerPolicyTest : public testing::Test {
                           .superuser = false,
                           .idle_in_transaction = false,
                           .aborted = false,
-                          .state_start = kNow - 10'000});
-        return sessions_.emplace_back(maker_.session(pid, xact_start));
+                          .state_start = kNow - 10'000,
+                          .xact_start = xact_start});
+        return sessions_.emplace_back(maker_.session(pid));
     }
 
     Decisions judge(Timestamp now = kNow) {
@@ -73,11 +74,12 @@ class BlockerPolicyTest : public testing::Test {
         return spared_.empty() ? SpareReason::none : spared_[0].spared;
     }
 
-    /// Replaces the graph's sessions: for changes of xact_start and pid.
+    /// Replaces the graph: for changes of the victim's pid, and of its xact_start.
     void replace_victim(std::int32_t pid, Timestamp xact_start) {
         maker_ = GraphMaker();
-        maker_.session(pid, xact_start);
-        maker_.session(4712, kNow - 100);
+        maker_.session(pid);
+        maker_.session(4712);
+        facts_[victim_].xact_start = xact_start;
         maker_.edge(alter_, victim_, true, kAccessShare);
     }
 
@@ -391,8 +393,8 @@ TEST_F(BlockerPolicyTest, NobodyIsSparedWhoWouldNotBeEnded) {
 }
 
 TEST_F(BlockerPolicyTest, APreparedTransactionIsReported) {
-    replace_victim(0, kNow - 900);
     facts_[victim_] = {};
+    replace_victim(0, kNow - 900);
     facts_[victim_].prepared = true;
     facts_[victim_].state_start = kNow - 600;
     EXPECT_EQ(reason(), SpareReason::prepared_transaction);
@@ -472,106 +474,6 @@ TEST_F(BlockerPolicyTest, NextDueIsTheEarliest) {
     EXPECT_EQ(next_due_, 5);
 }
 
-// ---- Patterns of applications
-
-TEST(MatchesApplicationTest, Patterns) {
-    EXPECT_TRUE(matches_application("psql", "psql"));
-    EXPECT_FALSE(matches_application("psql", "Psql"));
-    EXPECT_FALSE(matches_application("psql", "psql "));
-    EXPECT_FALSE(matches_application("psql", ""));
-    EXPECT_TRUE(matches_application("pg_*", "pg_dump"));
-    EXPECT_TRUE(matches_application("pg_*", "pg_"));
-    EXPECT_FALSE(matches_application("pg_*", "pg"));
-    EXPECT_TRUE(matches_application("*dump", "pg_dump"));
-    EXPECT_TRUE(matches_application("*a*b*", "xxaxxbxx"));
-    EXPECT_FALSE(matches_application("*a*b*", "xxbxxaxx"));
-    EXPECT_TRUE(matches_application("a*ab", "aaab"));
-    EXPECT_TRUE(matches_application("**", ""));
-    EXPECT_TRUE(matches_application("*", "anything"));
-    EXPECT_FALSE(matches_application("_", "a")) << "no wildcard but *";
-    EXPECT_FALSE(matches_application("a%", "ab"));
-}
-
-TEST(MatchesApplicationTest, Lists) {
-    EXPECT_FALSE(matches_application("", ""));
-    EXPECT_FALSE(matches_application("  ", ""));
-    EXPECT_TRUE(matches_application(" psql ,\tpg_dump ", "psql"));
-    EXPECT_TRUE(matches_application(" psql ,\tpg_dump ", "pg_dump"));
-    EXPECT_TRUE(matches_application("my app", "my app"));
-    EXPECT_TRUE(matches_application(R"("a,b", c)", "a,b"));
-    EXPECT_TRUE(matches_application(R"("a,b", c)", "c"));
-    EXPECT_FALSE(matches_application(R"("a,b", c)", "a"));
-    EXPECT_TRUE(matches_application(R"(" x ")", " x "));
-    EXPECT_FALSE(matches_application(R"(" x ")", "x"));
-    EXPECT_TRUE(matches_application(R"("*"*)", "*y"));
-    EXPECT_FALSE(matches_application(R"("*"*)", "xy"));
-    EXPECT_TRUE(matches_application(R"("say ""hi""")", R"(say "hi")"));
-    EXPECT_TRUE(matches_application(R"("""")", R"(")"));
-}
-
-TEST(MatchesApplicationTest, Faults) {
-    for (const char* right :
-         {"", "  ", "a", "a,b", " a , b ", "*", R"("a,b")", R"("a b" , c*)", R"("""")"})
-        EXPECT_EQ(fault_of_patterns(right), "") << right;
-    for (const char* wrong : {",", "a,", ",a", "a,,b", "a, ,b", R"("")", R"("a)", R"(a,"b)"})
-        EXPECT_NE(fault_of_patterns(wrong), "") << wrong;
-}
-
-// ---- Fuses
-
-constexpr Microseconds kMinute = 60'000'000;
-
-TEST(TerminationFuseTest, CountsAnyMinute) {
-    TerminationFuse fuse = {};
-    const Microseconds start = 5; // a machine that has just been started
-    EXPECT_FALSE(fuse_allows(fuse, 0, start));
-    for (int i = 0; i < 3; ++i) {
-        EXPECT_TRUE(fuse_allows(fuse, 3, start + i));
-        note_termination(fuse, start + i);
-    }
-    EXPECT_FALSE(fuse_allows(fuse, 3, start + 3));
-    EXPECT_TRUE(fuse_allows(fuse, 4, start + 3));
-    // The first one is a minute old to the microsecond.
-    EXPECT_FALSE(fuse_allows(fuse, 3, start + kMinute - 1));
-    EXPECT_TRUE(fuse_allows(fuse, 3, start + kMinute));
-    note_termination(fuse, start + kMinute);
-    EXPECT_FALSE(fuse_allows(fuse, 3, start + kMinute));
-    EXPECT_TRUE(fuse_allows(fuse, 3, start + kMinute + 1));
-}
-
-TEST(TerminationFuseTest, HoldsInDoubt) {
-    TerminationFuse fuse = {};
-    note_termination(fuse, 10 * kMinute);
-    EXPECT_FALSE(fuse_allows(fuse, 1, kMinute)) << "a clock that went backwards";
-}
-
-TEST(TerminationFuseTest, TheRingKeepsTheNewest) {
-    TerminationFuse fuse = {};
-    for (Microseconds i = 0; i < 3 * kMostTerminationsPerMinute + 7; ++i)
-        note_termination(fuse, i);
-    EXPECT_EQ(fuse.count, kMostTerminationsPerMinute);
-    const Microseconds now = 3 * kMostTerminationsPerMinute + 6;
-    EXPECT_FALSE(fuse_allows(fuse, kMostTerminationsPerMinute, now));
-    // Half of those kept are a minute old.
-    const Microseconds later = now - kMostTerminationsPerMinute / 2 + kMinute;
-    EXPECT_FALSE(fuse_allows(fuse, kMostTerminationsPerMinute / 2, later));
-    EXPECT_TRUE(fuse_allows(fuse, kMostTerminationsPerMinute / 2 + 1, later));
-}
-
-TEST(RequestFuseTest, HoldsForTheSameRequestAlone) {
-    const RequestFuse unused = {};
-    EXPECT_FALSE(request_fuse_holds(unused, 4712, 77, 50, 10));
-    EXPECT_FALSE(request_fuse_holds(unused, 0, 0, 50, 10));
-    const RequestFuse fuse = {4712, 77, 1000};
-    EXPECT_TRUE(request_fuse_holds(fuse, 4712, 77, 50, 1000));
-    EXPECT_TRUE(request_fuse_holds(fuse, 4712, 77, 50, 1049));
-    EXPECT_FALSE(request_fuse_holds(fuse, 4712, 77, 50, 1050));
-    EXPECT_FALSE(request_fuse_holds(fuse, 4712, 78, 50, 1000)) << "its next wait";
-    EXPECT_FALSE(request_fuse_holds(fuse, 4713, 77, 50, 1000));
-    EXPECT_FALSE(request_fuse_holds(fuse, 4712, 77, 0, 1000)) << "no limit";
-    EXPECT_TRUE(request_fuse_holds(fuse, 4712, 77, 50, 900)) << "in doubt";
-}
-
 TEST_F(BlockerPolicyTest, EveryFailureIsBadAllocAndLeavesNothing) {
     EXPECT_GE(fail_every_allocation([&](std::pmr::memory_resource& memory) {
                   EXPECT_EQ(judge_blockers(maker_.graph(), facts_, requests_, limits_, kNow, memory)
@@ -604,8 +506,10 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         GraphMaker maker;
         std::vector<SessionFacts> facts;
         for (std::uint32_t i = 0; i < count; ++i) {
-            maker.session(static_cast<std::int32_t>(below(8)), time());
-            facts.push_back({below(5) != 0, below(5) == 0, below(4) != 0, below(2) == 0, time()});
+            maker.session(static_cast<std::int32_t>(below(8)));
+            const Timestamp xact_start = time();
+            facts.push_back(
+                {below(5) != 0, below(5) == 0, below(4) != 0, below(2) == 0, time(), xact_start});
             facts.back().waiting_client = below(6) == 0;
         }
         for (std::uint32_t i = below(30); i > 0; --i)
@@ -642,14 +546,13 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         };
         Decisions expected;
         for (SessionIndex victim = 0; victim < count; ++victim) {
-            const Session& session = graph.sessions[victim];
             const auto reached = [&](Timestamp start, Microseconds limit) {
                 return start != 0 && start <= now && now - start >= limit;
             };
-            if (session.pid == 0 || !facts[victim].client_backend || facts[victim].superuser ||
-                !facts[victim].idle_in_transaction ||
+            if (graph.sessions[victim].pid == 0 || !facts[victim].client_backend ||
+                facts[victim].superuser || !facts[victim].idle_in_transaction ||
                 !reached(facts[victim].state_start, limits.min_idle) ||
-                !reached(session.xact_start, limits.min_wait))
+                !reached(facts[victim].xact_start, limits.min_wait))
                 continue;
             std::vector<std::tuple<Microseconds, Timestamp, std::uint32_t>> offences;
             std::uint32_t blocks = 0;
@@ -662,9 +565,9 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
                         if (edge.holds && requests[r].session == waiter &&
                             requests[r].wanted == kAccessExclusive && counts(requests[r]) &&
                             reached(requests[r].wait_start, limits.min_wait))
-                            offences.emplace_back(
-                                -std::min(now - requests[r].wait_start, now - session.xact_start),
-                                requests[r].wait_start, r);
+                            offences.emplace_back(-std::min(now - requests[r].wait_start,
+                                                            now - facts[victim].xact_start),
+                                                  requests[r].wait_start, r);
                     }
                 }
             }
