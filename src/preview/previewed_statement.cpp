@@ -303,7 +303,7 @@ Unseen why_not_run(const Node* statement) {
     case T_VacuumStmt:
         return Unseen::commits;
     case compat::kClusterStatement:
-        return says_concurrently(compat::cluster_options(statement)) ||
+        return says_concurrently(compat::repack_options(statement)) ||
                        relkind_of(compat::clustered_table(statement)) == RELKIND_PARTITIONED_TABLE
                    ? Unseen::commits
                    : Unseen::nothing;
