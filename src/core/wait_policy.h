@@ -27,7 +27,7 @@
 #pragma once
 
 #include "core/lock_graph.h"
-#include "core/text.h"
+#include "core/time.h"
 
 #include <array>
 #include <cstdint>
