@@ -6,7 +6,7 @@
 // (copy_table_data; 19: repack.c).
 #pragma once
 
-#include "core/text.h"
+#include "core/words/text.h"
 
 #include <cstdint>
 #include <memory_resource>

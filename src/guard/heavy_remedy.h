@@ -1,8 +1,8 @@
 // The polite way for a statement, chosen by its words.
 #pragma once
 
-#include "core/ddl_advice.h"
 #include "core/heavy_work.h"
+#include "core/words/ddl_advice.h"
 
 #include "boundary/compat.h"
 

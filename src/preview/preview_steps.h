@@ -3,8 +3,8 @@
 
 #include <span>
 
-#include "core/ddl_advice.h"
 #include "core/heavy_work.h"
+#include "core/words/ddl_advice.h"
 
 #include "boundary/compat.h"
 #include "locks/lock_holders.h"

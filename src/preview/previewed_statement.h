@@ -2,7 +2,7 @@
 // does.
 #pragma once
 
-#include "core/ddl_advice.h"
+#include "core/words/ddl_advice.h"
 
 #include "boundary/compat.h"
 

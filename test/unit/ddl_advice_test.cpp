@@ -1,4 +1,4 @@
-#include "core/ddl_advice.h"
+#include "core/words/ddl_advice.h"
 
 #include "test_memory.h"
 

@@ -2,7 +2,7 @@
 // while a lock keeps others out.
 #pragma once
 
-#include "core/text.h"
+#include "core/words/text.h"
 
 #include <cstdint>
 #include <memory_resource>
