@@ -211,7 +211,7 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
 COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
     'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';
 
--- What a DDL statement would do.
+-- ---- What a DDL statement would do
 CREATE FUNCTION ddl_preview(
     statement text,
     with_standbys bool DEFAULT false,
