@@ -1,4 +1,4 @@
-#include "core/blocker_policy.h"
+#include "core/fuses.h"
 
 #include <gtest/gtest.h>
 
