@@ -133,5 +133,21 @@ subtest 'the lock that is logged is taken last' => sub {
 	is($ddl->error, undef, 'done');
 };
 
+subtest 'a statement on the standby itself is left alone' => sub {
+	my $weak = session($standby, 'weak');
+	$weak->do(q{SET pg_lockguard.ddl_mode = lock_timeout; SET pg_lockguard.ddl_lock_timeout = '1ms';
+		SET pg_lockguard.ddl_commands = 'LOCK TABLE'});
+	$holder->do('BEGIN');
+	$holder->do('LOCK TABLE users');
+	$primary->wait_for_catchup($standby, 'replay', log_position());
+	await($standby, 'the standby replays the lock',
+		q{SELECT count(*) = 1 FROM pg_locks WHERE relation = 'users'::regclass AND mode = 'AccessExclusiveLock'});
+	$weak->do('BEGIN');
+	settle($standby, $weak->send('LOCK TABLE users IN ACCESS SHARE MODE'));
+	$holder->do('COMMIT');
+	is($weak->error, undef, 'on a standby the guard leaves LOCK TABLE alone');
+	forget_sessions($weak);
+};
+
 ends_well($primary, $standby);
 done_testing();
