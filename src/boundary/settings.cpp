@@ -67,6 +67,13 @@ constexpr config_enum_entry kBlockerActions[] = {
     {nullptr, 0, false},
 };
 
+constexpr config_enum_entry kBlockerActiveActions[] = {
+    {"off", static_cast<int>(BlockerActiveAction::off), false},
+    {"log", static_cast<int>(BlockerActiveAction::log), false},
+    {"cancel", static_cast<int>(BlockerActiveAction::cancel), false},
+    {nullptr, 0, false},
+};
+
 constexpr config_enum_entry kLoggedEvents[] = {
     {"none", static_cast<int>(LoggedEvents::none), false},
     {"actions", static_cast<int>(LoggedEvents::actions), false},
@@ -139,6 +146,53 @@ bool check_ddl_commands(char** value, void** extra, GucSource /*source*/) {
 
 void assign_ddl_commands(const char* /*value*/, void* extra) {
     guarded_commands = *static_cast<CommandSet*>(extra);
+}
+
+/// The modes whose requests may count: those that stop all writers.
+constexpr LOCKMODE kRequestModes[] = {ShareLock, ShareRowExclusiveLock, ExclusiveLock,
+                                      AccessExclusiveLock};
+
+/// By its name in pg_locks; NoLock where it is none of kRequestModes.
+LOCKMODE request_mode(const char* name, std::size_t length) {
+    for (LOCKMODE mode : kRequestModes) {
+        const char* known = GetLockmodeName(DEFAULT_LOCKMETHOD, mode);
+        if (strlen(known) == length && pg_strncasecmp(known, name, length) == 0)
+            return mode;
+    }
+    return NoLock;
+}
+
+/// An empty list counts no request for a relation.
+bool check_request_modes(char** value, void** extra, GucSource /*source*/) {
+    LOCKMASK modes = 0;
+    const char* rest = *value;
+    bool last = rest[strspn(rest, " \t\n\r\f\v")] == '\0';
+    while (!last) {
+        const char* name = rest;
+        std::size_t length = strcspn(rest, ",");
+        last = rest[length] == '\0';
+        rest += length + (last ? 0 : 1);
+        trim(&name, &length);
+        LOCKMODE mode = request_mode(name, length);
+        if (mode == NoLock) {
+            GUC_check_errdetail("\"%.*s\" is not a lock mode whose requests can count.",
+                                static_cast<int>(length), name);
+            GUC_check_errhint("Separate modes by commas. Possible are: ShareLock, "
+                              "ShareRowExclusiveLock, ExclusiveLock, AccessExclusiveLock.");
+            return false;
+        }
+        modes |= LOCKBIT_ON(mode);
+    }
+    auto* result = static_cast<LOCKMASK*>(compat::guc_extra_alloc(sizeof(LOCKMASK)));
+    if (result == nullptr)
+        return false;
+    *result = modes;
+    *extra = result;
+    return true;
+}
+
+void assign_request_modes(const char* /*value*/, void* extra) {
+    settings.blocker_modes = static_cast<uint32>(*static_cast<LOCKMASK*>(extra));
 }
 
 /// Whether such roles or databases exist can't be asked here: the postmaster reads no catalogs.
@@ -253,8 +307,30 @@ void define_settings(const SettingHooks& setting_hooks) {
         "Whether a blocker counts as idle while it waits for its client in a statement.",
         "Such as COPY FROM STDIN whose client sends nothing any more.",
         &settings.blocker_stalled_clients, false, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.blocker_request_modes", "Whose blockers the worker looks for, by lock mode.",
+        "A list of the modes in which somebody waits for a relation, separated by commas.",
+        &settings.blocker_request_modes, "AccessExclusiveLock", PGC_SIGHUP, 0, check_request_modes,
+        assign_request_modes, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.blocker_active_action",
+        "What the worker does about statements that block such a request for too long.",
+        "off: nothing. log: say what it would do. cancel: cancel them.",
+        &settings.blocker_active_action, static_cast<int>(BlockerActiveAction::off),
+        kBlockerActiveActions, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.blocker_min_active",
+                            "How long a blocker's statement has run before it may be cancelled.",
+                            nullptr, &settings.blocker_min_active, 300000, 0, INT_MAX, PGC_SIGHUP,
+                            GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomBoolVariable("pg_lockguard.blocker_concurrently",
+                             "Whether sessions count as blockers whose transaction CREATE INDEX "
+                             "CONCURRENTLY and the like wait for.",
+                             "They wait for transactions to end, not for a relation.",
+                             &settings.blocker_concurrently, false, PGC_SIGHUP, 0, nullptr, nullptr,
+                             nullptr);
     DefineCustomIntVariable("pg_lockguard.max_terminations_per_minute",
-                            "The most sessions that the worker ends in any minute.",
+                            "The most sessions that the worker ends, or whose statements it "
+                            "cancels, in any minute.",
                             "Beyond that it only logs.", &settings.max_terminations_per_minute, 10,
                             0, core::kMostTerminationsPerMinute, PGC_SIGHUP, 0, nullptr, nullptr,
                             nullptr);

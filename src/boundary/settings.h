@@ -8,6 +8,7 @@ namespace lockguard::pg {
 enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
 enum class BlockerAction : int { off, log, terminate };
+enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
 
 struct Settings {
@@ -24,6 +25,11 @@ struct Settings {
     int blocker_min_wait; // ms
     int worker_interval;  // ms
     bool blocker_stalled_clients;
+    char* blocker_request_modes; // as text; blocker_modes has what it means
+    uint32 blocker_modes;        // a core::ModeMask: whose requests for relations count
+    int blocker_active_action;   // a BlockerActiveAction
+    int blocker_min_active;      // ms
+    bool blocker_concurrently;
     int max_terminations_per_minute;
     char* exempt_roles;        // a list of identifiers, as SplitIdentifierString() reads it
     char* exempt_databases;    // likewise
@@ -37,6 +43,13 @@ struct Settings {
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
+    BlockerActiveAction active_action() const {
+        return static_cast<BlockerActiveAction>(blocker_active_action);
+    }
+    /// Does the worker look for blockers at all?
+    bool looks_for_blockers() const {
+        return action() != BlockerAction::off || active_action() != BlockerActiveAction::off;
+    }
     LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
 };
 

@@ -88,7 +88,7 @@ struct Eviction {
 };
 std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_resource& memory);
 
-/// A session that the worker ends (or would end), and why.
+/// A session that the worker ends, or whose statement it cancels (or would), and why.
 struct Termination {
     std::int32_t victim_pid; // 0 for a prepared transaction, which can only be spared
     std::string_view role;
@@ -96,11 +96,12 @@ struct Termination {
     std::string_view application;
     bool aborted;         // idle in transaction (aborted)
     bool stalled = false; // not idle: active, and waiting for its client
+    bool active = false;  // not idle: at work on a statement, for `idle`
     Microseconds idle = 0;
     std::int32_t blocked_pid;         // the longest-blocked request
     std::string_view blocked_command; // command tag; empty where unknown
     std::string_view blocked_mode;    // "AccessExclusiveLock"
-    std::uint32_t relation;           // OID
+    std::uint32_t relation;           // OID; 0 where it waits for the transaction to end
     Microseconds blocked_for;
     std::uint32_t others_blocked;   // further sessions that wait on the victim
     std::uint32_t prepared_xid = 0; // of a prepared transaction
@@ -112,7 +113,11 @@ struct Termination {
 std::string_view victim_detail(const Termination& termination, std::pmr::memory_resource& memory);
 std::string_view victim_hint();
 
-/// The line in the server log, after "terminated ", "would terminate " or "spared ": pid, role,
+/// What the client of a cancelled statement reads after its victim_detail().
+std::string_view cancel_hint();
+
+/// The line in the server log, after "terminated ", "would terminate ", "spared " or "cancelled the
+/// statement of ": pid, role,
 /// database, application, idle time, and whom it blocked.
 std::string_view termination_log_line(const Termination& termination,
                                       std::pmr::memory_resource& memory);

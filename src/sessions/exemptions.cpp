@@ -99,7 +99,7 @@ const char* why_exempt(BackendIdentity session, LocalTransactionId lxid,
     facts.client_backend = true;
     facts.idle_in_transaction = true; // what it does is not asked here
     find_exemptions(session, lxid, proc->roleId, status, lists, lookup, &facts);
-    core::SpareReason reason = core::spare_reason(facts, {});
+    core::SpareReason reason = core::spare_reason(facts, {}, core::Remedy::end);
     // Static text with an end.
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
 }

@@ -23,12 +23,6 @@ bool send_sigint(int pid) {
 #endif
 }
 
-/// Does it wait until synchronous standbys have its commit?
-bool waits_for_standbys(const PGPROC* proc) {
-    return *const_cast<const volatile decltype(proc->syncRepState)*>(&proc->syncRepState) !=
-           SYNC_REP_NOT_WAITING;
-}
-
 /// All but the statement. The caller holds the process's fpInfoLock: to end its transaction it
 /// needs that exclusive, and until then its pid is in nobody else's hands.
 CancelResult check_transaction(const PGPROC* proc, const StatementIdentity& statement,
@@ -43,8 +37,8 @@ CancelResult check_transaction(const PGPROC* proc, const StatementIdentity& stat
 }
 
 /// The last thing to ask.
-CancelResult check_statement(const PGPROC* proc, const StatementIdentity& statement) {
-    if (waits_for_standbys(proc))
+CancelResult check_statement(const StatementIdentity& statement) {
+    if (waits_for_standbys(statement.procno))
         return CancelResult::commits;
     return is_in_statement(statement) ? CancelResult::signaled : CancelResult::other_statement;
 }
@@ -72,7 +66,7 @@ CancelResult cancel_statement(const StatementIdentity& statement, const char* de
         // between the last look and the signal.
         if (detail != nullptr)
             post_cancel_notice(statement.procno, notice);
-        result = check_statement(proc, statement);
+        result = check_statement(statement);
         if (result == CancelResult::signaled && !send_sigint(statement.pid))
             result = CancelResult::signal_failed;
         if (result != CancelResult::signaled)
@@ -88,9 +82,15 @@ CancelResult rehearse_cancel(const StatementIdentity& statement, CancelCondition
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
     CancelResult result = check_transaction(proc, statement, condition, argument);
     if (result == CancelResult::signaled)
-        result = check_statement(proc, statement);
+        result = check_statement(statement);
     LWLockRelease(&proc->fpInfoLock);
     return result;
+}
+
+bool waits_for_standbys(int procno) {
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    return *const_cast<const volatile decltype(proc->syncRepState)*>(&proc->syncRepState) !=
+           SYNC_REP_NOT_WAITING;
 }
 
 bool is_in_statement(const StatementIdentity& statement) {

@@ -287,7 +287,7 @@ void announce_worker() {
 }
 
 void wake_worker() {
-    if (state.words == nullptr || settings.action() == BlockerAction::off)
+    if (state.words == nullptr || !settings.looks_for_blockers())
         return;
     uint32 worker = pg_atomic_read_u32(&state.words->worker);
     // Where it has just exited, somebody else's latch is set for nothing, which does no harm.
