@@ -1,9 +1,16 @@
-// The entry point: wiring only. What is wired stands in features/.
+// The entry point: wiring only.
 
 #include "boundary/compat.h"
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
-#include "shmem/shared_state.h"
+#include "shmem/cancel_notice.h"
+#include "shmem/counters.h"
+#include "shmem/event_ring.h"
+#include "shmem/imported_snapshots.h"
+#include "shmem/protections.h"
+#include "shmem/termination_notice.h"
+#include "shmem/wait_board.h"
+#include "shmem/worker_state.h"
 #include "worker/blocker_worker.h"
 #include "worker/victim_notice.h"
 
@@ -13,15 +20,30 @@ LOCKGUARD_MODULE_MAGIC("pg_lockguard", "0.4.0");
 PGDLLEXPORT void _PG_init(void);
 }
 
+namespace {
+
+using namespace lockguard;
+
+/// Everything of ours in shared memory: a line for each owner.
+constexpr const pg::SharedPart* kSharedParts[] = {
+    &pg::cancel_notices_part,    &pg::counters_part,
+    &pg::event_ring_part,        &pg::imported_snapshots_part,
+    &pg::server_protection_part, &pg::session_protections_part,
+    &pg::statistics_part,        &pg::termination_notices_part,
+    &pg::wait_board_part,        &pg::worker_fuses_part,
+    &pg::worker_procno_part,
+};
+
+} // namespace
+
 /// Runs once in each process that loads the library: in the postmaster where it is preloaded, else
 /// in the session that loads it. lock_tree() and the guard work in both cases; the worker and what
 /// needs shared memory only in the first.
 void _PG_init(void) {
-    using namespace lockguard;
     pg::define_settings({.protection_changed = pg::protection_changed});
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
-        pg::set_up_shared_state();
+        pg::set_up_shared_state(kSharedParts);
         features::install_victim_notice();
         features::register_blocker_worker();
     }

@@ -1,9 +1,10 @@
 #include "boundary/settings.h"
 
 #include "core/blocker_policy.h"
+#include "boundary/guarded_commands.h"
+#include "boundary/request_modes.h"
 
 extern "C" {
-#include "parser/scansup.h"
 #include "utils/varlena.h"
 }
 
@@ -12,39 +13,6 @@ namespace lockguard::pg {
 constinit Settings settings = {};
 
 namespace {
-
-/// The commands that the guard knows how to run, in the order in which a HINT lists them.
-constexpr CommandTag kSupportedCommands[] = {
-    CMDTAG_ALTER_TABLE,
-    CMDTAG_ALTER_INDEX,
-    CMDTAG_ALTER_VIEW,
-    CMDTAG_ALTER_MATERIALIZED_VIEW,
-    CMDTAG_ALTER_SEQUENCE,
-    CMDTAG_ALTER_FOREIGN_TABLE,
-    CMDTAG_DROP_TABLE,
-    CMDTAG_DROP_INDEX,
-    CMDTAG_DROP_VIEW,
-    CMDTAG_DROP_MATERIALIZED_VIEW,
-    CMDTAG_DROP_SEQUENCE,
-    CMDTAG_DROP_FOREIGN_TABLE,
-    CMDTAG_DROP_TRIGGER,
-    CMDTAG_DROP_RULE,
-    CMDTAG_TRUNCATE_TABLE,
-    CMDTAG_CREATE_INDEX,
-    CMDTAG_CREATE_TRIGGER,
-    CMDTAG_CREATE_RULE,
-    CMDTAG_REINDEX,
-    CMDTAG_CLUSTER,
-    CMDTAG_REFRESH_MATERIALIZED_VIEW,
-    CMDTAG_COMMENT,
-    CMDTAG_LOCK_TABLE,
-};
-
-/// Bit n stands for kSupportedCommands[n].
-using CommandSet = uint64;
-static_assert(lengthof(kSupportedCommands) <= 64);
-
-CommandSet guarded_commands;
 
 constexpr config_enum_entry kDdlModes[] = {
     {"off", static_cast<int>(DdlMode::off), false},
@@ -80,120 +48,6 @@ constexpr config_enum_entry kLoggedEvents[] = {
     {"all", static_cast<int>(LoggedEvents::all), false},
     {nullptr, 0, false},
 };
-
-/// Its position in kSupportedCommands, or -1.
-int supported_command(CommandTag tag) {
-    for (std::size_t i = 0; i < lengthof(kSupportedCommands); i++) {
-        if (kSupportedCommands[i] == tag)
-            return static_cast<int>(i);
-    }
-    return -1;
-}
-
-/// Cuts the white space at both ends of text[0..length).
-void trim(const char** text, std::size_t* length) {
-    while (*length > 0 && scanner_isspace((*text)[0])) {
-        (*text)++;
-        (*length)--;
-    }
-    while (*length > 0 && scanner_isspace((*text)[*length - 1]))
-        (*length)--;
-}
-
-bool refuse_command(const char* name, std::size_t length) {
-    char supported[1024] = "";
-    for (CommandTag tag : kSupportedCommands) {
-        if (supported[0] != '\0')
-            strlcat(supported, ", ", sizeof(supported));
-        strlcat(supported, GetCommandTagName(tag), sizeof(supported));
-    }
-    GUC_check_errdetail("\"%.*s\" is not a command that pg_lockguard can guard.",
-                        static_cast<int>(length), name);
-    GUC_check_errhint("Separate commands by commas. Supported are: %s.", supported);
-    return false;
-}
-
-bool check_ddl_commands(char** value, void** extra, GucSource /*source*/) {
-    CommandSet commands = 0;
-    const char* rest = *value;
-    while (*rest != '\0') {
-        const char* name = rest;
-        std::size_t length = strcspn(rest, ",");
-        rest += length;
-        bool last = *rest == '\0';
-        if (!last)
-            rest++;
-        trim(&name, &length);
-        if (length == 0 && last && commands == 0)
-            break; // an empty list guards nothing
-        char tag_name[64];
-        if (length == 0 || length >= sizeof(tag_name))
-            return refuse_command(name, length);
-        memcpy(tag_name, name, length);
-        tag_name[length] = '\0';
-        int position = supported_command(GetCommandTagEnum(tag_name));
-        if (position < 0)
-            return refuse_command(name, length);
-        commands |= UINT64CONST(1) << position;
-    }
-    auto* result = static_cast<CommandSet*>(compat::guc_extra_alloc(sizeof(CommandSet)));
-    if (result == nullptr)
-        return false;
-    *result = commands;
-    *extra = result;
-    return true;
-}
-
-void assign_ddl_commands(const char* /*value*/, void* extra) {
-    guarded_commands = *static_cast<CommandSet*>(extra);
-}
-
-/// The modes whose requests may count: those that stop all writers.
-constexpr LOCKMODE kRequestModes[] = {ShareLock, ShareRowExclusiveLock, ExclusiveLock,
-                                      AccessExclusiveLock};
-
-/// By its name in pg_locks; NoLock where it is none of kRequestModes.
-LOCKMODE request_mode(const char* name, std::size_t length) {
-    for (LOCKMODE mode : kRequestModes) {
-        const char* known = GetLockmodeName(DEFAULT_LOCKMETHOD, mode);
-        if (strlen(known) == length && pg_strncasecmp(known, name, length) == 0)
-            return mode;
-    }
-    return NoLock;
-}
-
-/// An empty list counts no request for a relation.
-bool check_request_modes(char** value, void** extra, GucSource /*source*/) {
-    LOCKMASK modes = 0;
-    const char* rest = *value;
-    bool last = rest[strspn(rest, " \t\n\r\f\v")] == '\0';
-    while (!last) {
-        const char* name = rest;
-        std::size_t length = strcspn(rest, ",");
-        last = rest[length] == '\0';
-        rest += length + (last ? 0 : 1);
-        trim(&name, &length);
-        LOCKMODE mode = request_mode(name, length);
-        if (mode == NoLock) {
-            GUC_check_errdetail("\"%.*s\" is not a lock mode whose requests can count.",
-                                static_cast<int>(length), name);
-            GUC_check_errhint("Separate modes by commas. Possible are: ShareLock, "
-                              "ShareRowExclusiveLock, ExclusiveLock, AccessExclusiveLock.");
-            return false;
-        }
-        modes |= LOCKBIT_ON(mode);
-    }
-    auto* result = static_cast<LOCKMASK*>(compat::guc_extra_alloc(sizeof(LOCKMASK)));
-    if (result == nullptr)
-        return false;
-    *result = modes;
-    *extra = result;
-    return true;
-}
-
-void assign_request_modes(const char* /*value*/, void* extra) {
-    settings.blocker_modes = static_cast<uint32>(*static_cast<LOCKMASK*>(extra));
-}
 
 /// Whether such roles or databases exist can't be asked here: the postmaster reads no catalogs.
 bool check_identifiers(char** value, void** /*extra*/, GucSource /*source*/) {
@@ -243,15 +97,8 @@ void assign_protected(bool value, void* extra) {
     hooks.protection_changed(*static_cast<bool*>(extra), value);
 }
 
-} // namespace
-
-bool is_guarded_command(CommandTag tag) {
-    int position = supported_command(tag);
-    return position >= 0 && (guarded_commands & (UINT64CONST(1) << position)) != 0;
-}
-
-void define_settings(const SettingHooks& setting_hooks) {
-    hooks = setting_hooks;
+/// How guarded statements wait.
+void define_guard_settings() {
     DefineCustomEnumVariable(
         "pg_lockguard.ddl_mode", "How guarded statements wait for their locks.",
         "off: as plain PostgreSQL. lock_timeout: with lock_timeout set to "
@@ -279,7 +126,10 @@ void define_settings(const SettingHooks& setting_hooks) {
         "pg_lockguard.ddl_commands", "The commands that are guarded, by command tag.",
         "A list separated by commas, such as \"ALTER TABLE, DROP TABLE\".", &settings.ddl_commands,
         "ALTER TABLE", PGC_SUSET, 0, check_ddl_commands, assign_ddl_commands, nullptr);
+}
 
+/// Whom the worker ends, and when.
+void define_worker_settings() {
     DefineCustomEnumVariable(
         "pg_lockguard.blocker_action",
         "What the worker does about sessions that sit idle in a transaction and block a request "
@@ -334,6 +184,10 @@ void define_settings(const SettingHooks& setting_hooks) {
                             "Beyond that it only logs.", &settings.max_terminations_per_minute, 10,
                             0, core::kMostTerminationsPerMinute, PGC_SIGHUP, 0, nullptr, nullptr,
                             nullptr);
+}
+
+/// Whom it never ends.
+void define_exemptions() {
     DefineCustomStringVariable("pg_lockguard.exempt_roles",
                                "Roles, and roles whose members, the worker never ends.",
                                "A list of names, separated by commas.", &settings.exempt_roles, "",
@@ -351,7 +205,10 @@ void define_settings(const SettingHooks& setting_hooks) {
                              "Whether the worker leaves this session alone.",
                              "For ALTER ROLE ... SET, above all.", &settings.protected_session,
                              false, PGC_SUSET, 0, check_protected, assign_protected, nullptr);
+}
 
+/// What is recorded.
+void define_record_settings() {
     DefineCustomEnumVariable("pg_lockguard.log_events",
                              "Which events are also written to the server log, one line each.",
                              "none; actions: what the worker and the guard did to others; all.",
@@ -365,7 +222,16 @@ void define_settings(const SettingHooks& setting_hooks) {
         // configuration file may contain it.
         process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP, 0, nullptr,
         nullptr, nullptr);
+}
 
+} // namespace
+
+void define_settings(const SettingHooks& setting_hooks) {
+    hooks = setting_hooks;
+    define_guard_settings();
+    define_worker_settings();
+    define_exemptions();
+    define_record_settings();
     MarkGUCPrefixReserved("pg_lockguard");
 }
 

@@ -25,8 +25,7 @@ struct Settings {
     int blocker_min_wait; // ms
     int worker_interval;  // ms
     bool blocker_stalled_clients;
-    char* blocker_request_modes; // as text; blocker_modes has what it means
-    uint32 blocker_modes;        // a core::ModeMask: whose requests for relations count
+    char* blocker_request_modes; // see counting_request_modes() in boundary/request_modes
     int blocker_active_action;   // a BlockerActiveAction
     int blocker_min_active;      // ms
     bool blocker_concurrently;
@@ -37,7 +36,7 @@ struct Settings {
     // The record
     int log_events; // a LoggedEvents (SIGHUP)
     int events_max; // set at server start
-    // The victim's side (SUSET). Of another session: see protection_of() in shmem/shared_state.
+    // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
@@ -64,10 +63,8 @@ struct SettingHooks {
     void (*protection_changed)(bool whole_server, bool value);
 };
 
-/// Defines every pg_lockguard.* setting. Called once, from _PG_init.
+/// Defines every pg_lockguard.* setting: each is one block in settings.cpp. Called once, from
+/// _PG_init.
 void define_settings(const SettingHooks& setting_hooks);
-
-/// Does pg_lockguard.ddl_commands name this command tag?
-bool is_guarded_command(CommandTag tag);
 
 } // namespace lockguard::pg

@@ -1,12 +1,13 @@
 #include "guard/ddl_guard.h"
 
+#include "boundary/guarded_commands.h"
 #include "boundary/settings.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/low_priority_run.h"
 #include "guard/nesting.h"
 #include "sessions/shared_snapshots.h"
 #include "shmem/counters.h"
-#include "shmem/shared_state.h"
+#include "shmem/imported_snapshots.h"
 
 extern "C" {
 #include "catalog/namespace.h"

@@ -5,6 +5,7 @@
 #include "locks/lock_culprits.h"
 #include "sessions/object_names.h"
 #include "shmem/counters.h"
+#include "shmem/worker_state.h"
 
 extern "C" {
 #include "storage/lmgr.h"

@@ -7,7 +7,7 @@
 #include "guard/lock_timeout_report.h"
 #include "guard/low_priority_wait.h"
 #include "guard/needed_locks.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 namespace lockguard::pg {
 

@@ -21,7 +21,7 @@
 #include "locks/termination.h"
 #include "locks/waiters_behind.h"
 #include "shmem/counters.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 extern "C" {
 #include "storage/lmgr.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "locks/lock_holders.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 extern "C" {
 #include "storage/predicate_internals.h"

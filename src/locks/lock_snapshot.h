@@ -2,8 +2,8 @@
 //
 // A statement that waits at low priority stands in no queue of the lock that it is after: it sleeps
 // on the transaction of one holder after the other, or not at all. Where it shows its wait
-// (shared_state), the graph has that wait instead: for the lock itself, on everybody who holds it.
-// So its blockers are not those of pg_blocking_pids(), which knows of the one sleep alone. Who
+// (shmem/wait_board), the graph has that wait instead: for the lock itself, on everybody who holds
+// it. So its blockers are not those of pg_blocking_pids(), which knows of the one sleep alone. Who
 // holds the lock is asked a moment after the copy was taken. A wait whose lock is not known is not
 // in the graph.
 //

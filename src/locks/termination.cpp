@@ -4,7 +4,8 @@
 #include <csignal>
 
 #include "sessions/backend_status.h"
-#include "shmem/shared_state.h"
+#include "shmem/termination_notice.h"
+#include "shmem/wait_board.h"
 
 namespace lockguard::pg {
 

@@ -33,7 +33,7 @@ struct RequestIdentity {
     int pid;
     LOCKTAG tag;
     LOCKMODE mode;
-    bool low_priority; // outside of the lock's queue, as it shows in shared_state
+    bool low_priority; // outside of the lock's queue, as it shows on the wait board
     // Of a background process: a client that waits behind it, without whom it would not count.
     int client_procno = -1; // of the process that waits; pid is that of its session
     int client_pid = 0;     // 0 where no client need wait
@@ -49,11 +49,11 @@ enum class TerminationResult {
     signal_failed,     // the operating system refused
 };
 
-/// Sends SIGTERM to the session, and leaves word of the reason for it (shared_state), if at this
-/// moment the request still waits, and the session still holds a conflicting mode, in the same
-/// transaction, in the same state of being idle in transaction (or stalled). Otherwise it does
-/// nothing and says what has changed. Checks no privileges. Ereports, out of memory, for a request
-/// at low priority only, and before it has done anything.
+/// Sends SIGTERM to the session, and leaves word of the reason for it (shmem/termination_notice),
+/// if at this moment the request still waits, and the session still holds a conflicting mode, in
+/// the same transaction, in the same state of being idle in transaction (or stalled). Otherwise it
+/// does nothing and says what has changed. Checks no privileges. Ereports, out of memory, for a
+/// request at low priority only, and before it has done anything.
 ///
 /// \param detail  what the victim's client is to read
 TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,

@@ -6,7 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "locks/lock_snapshot.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 extern "C" {
 #include "storage/lmgr.h"

@@ -3,7 +3,7 @@
 #include "boundary/settings.h"
 #include "sessions/role_membership.h"
 #include "sessions/shared_snapshots.h"
-#include "shmem/shared_state.h"
+#include "shmem/protections.h"
 
 extern "C" {
 #include "utils/acl.h"

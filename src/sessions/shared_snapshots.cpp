@@ -3,7 +3,7 @@
 #include <cerrno>
 #include <unistd.h>
 
-#include "shmem/shared_state.h"
+#include "shmem/imported_snapshots.h"
 
 namespace lockguard::pg {
 

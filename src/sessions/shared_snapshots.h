@@ -23,8 +23,8 @@ inline bool imports_snapshot(const Node* statement) {
 /// Has the session exported or imported a snapshot in this transaction?
 ///
 /// An import is known where the session has published it (see publish_imported_snapshot() in
-/// shmem/shared_state): not where the library was not preloaded. An export is known in any case.
-/// Where the file system does not answer, the session counts as one that has exported.
+/// shmem/imported_snapshots): not where the library was not preloaded. An export is known in any
+/// case. Where the file system does not answer, the session counts as one that has exported.
 ///
 /// The answer is about the past: an active session may export in the next moment. Of one that was
 /// idle before this was asked, and is found not to have been active since, it is firm.

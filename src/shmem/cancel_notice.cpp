@@ -13,16 +13,14 @@ struct Place {
     CancelNotice notice;
 };
 
-/// Process-local: where this process finds the places.
-struct {
-    Place* places; // place_count of them, by procno; null where not preloaded
-    int place_count;
-} state;
+SlotsByProc<Place> places;
 
-Place* place_of(int procno) {
-    if (state.places == nullptr || procno < 0 || procno >= state.place_count)
-        return nullptr;
-    return &state.places[procno];
+void attach(void* memory, bool is_new) {
+    places.slots = static_cast<Place*>(memory);
+    for (int i = 0; i < MaxBackends && is_new; i++) {
+        SpinLockInit(&places.slots[i].lock);
+        places.slots[i].notice = {};
+    }
 }
 
 bool is_for(const CancelNotice& notice, int pid, LocalTransactionId lxid, TimestampTz statement) {
@@ -32,8 +30,11 @@ bool is_for(const CancelNotice& notice, int pid, LocalTransactionId lxid, Timest
 
 } // namespace
 
+constinit const SharedPart cancel_notices_part = {"pg_lockguard cancel notices",
+                                                  SlotsByProc<Place>::size, attach};
+
 void post_cancel_notice(int procno, const CancelNotice& notice) {
-    Place* place = place_of(procno);
+    Place* place = places.of(procno);
     if (place == nullptr)
         return;
     SpinLockAcquire(&place->lock);
@@ -42,7 +43,7 @@ void post_cancel_notice(int procno, const CancelNotice& notice) {
 }
 
 void withdraw_cancel_notice(int procno, const CancelNotice& notice) {
-    Place* place = place_of(procno);
+    Place* place = places.of(procno);
     if (place == nullptr)
         return;
     SpinLockAcquire(&place->lock);
@@ -53,7 +54,7 @@ void withdraw_cancel_notice(int procno, const CancelNotice& notice) {
 
 bool take_cancel_notice(int procno, int pid, LocalTransactionId lxid, TimestampTz statement,
                         CancelNotice* notice) {
-    Place* place = place_of(procno);
+    Place* place = places.of(procno);
     if (place == nullptr)
         return false;
     SpinLockAcquire(&place->lock);
@@ -64,23 +65,6 @@ bool take_cancel_notice(int procno, int pid, LocalTransactionId lxid, TimestampT
     }
     SpinLockRelease(&place->lock);
     return found;
-}
-
-void request_cancel_notices(int proc_count) {
-    RequestAddinShmemSpace(mul_size(sizeof(Place), static_cast<Size>(proc_count)));
-}
-
-void start_up_cancel_notices(int proc_count) {
-    bool found;
-    auto* places = static_cast<Place*>(
-        ShmemInitStruct("pg_lockguard cancel notices",
-                        mul_size(sizeof(Place), static_cast<Size>(proc_count)), &found));
-    for (int i = 0; i < proc_count && !found; i++) {
-        SpinLockInit(&places[i].lock);
-        places[i].notice = {};
-    }
-    state.places = places;
-    state.place_count = proc_count;
 }
 
 } // namespace lockguard::pg

@@ -6,7 +6,7 @@
 // left behind is nobody's.
 #pragma once
 
-#include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -34,9 +34,6 @@ void withdraw_cancel_notice(int procno, const CancelNotice& notice);
 bool take_cancel_notice(int procno, int pid, LocalTransactionId lxid, TimestampTz statement,
                         CancelNotice* notice);
 
-/// For shmem/shared_state: the request for shared memory, and its creation. The caller of the
-/// latter holds AddinShmemInitLock.
-void request_cancel_notices(int proc_count);
-void start_up_cancel_notices(int proc_count);
+extern const SharedPart cancel_notices_part;
 
 } // namespace lockguard::pg

@@ -20,62 +20,57 @@ struct SharedStatistics {
 /// Process-local: where this process finds the shared parts.
 struct {
     SharedStatistics* shared; // null where not preloaded
-    Shard* shards;            // shard_count of them, by procno
-    int shard_count;
+    SlotsByProc<Shard> shards;
     LWLock* lock;
 } state;
 
-Size shards_size(int count) {
+Size shared_size() {
+    return sizeof(SharedStatistics);
+}
+
+Size shards_size() {
     // Shared memory is aligned to cache lines, but that is nowhere promised.
-    return add_size(mul_size(sizeof(Shard), count), alignof(Shard));
+    return add_size(SlotsByProc<Shard>::size(), alignof(Shard));
+}
+
+void attach_shared(void* memory, bool is_new) {
+    state.shared = static_cast<SharedStatistics*>(memory);
+    state.lock = &GetNamedLWLockTranche(kLockName)->lock;
+    if (is_new) {
+        for (pg_atomic_uint64& longest : state.shared->longest)
+            pg_atomic_init_u64(&longest, 0);
+        memset(state.shared->baseline, 0, sizeof(state.shared->baseline));
+        state.shared->reset_at = GetCurrentTimestamp();
+    }
+}
+
+void attach_shards(void* memory, bool is_new) {
+    state.shards.slots = reinterpret_cast<Shard*>(TYPEALIGN(alignof(Shard), memory));
+    for (int i = 0; i < MaxBackends && is_new; i++) {
+        for (pg_atomic_uint64& counter : state.shards.slots[i].counters)
+            pg_atomic_init_u64(&counter, 0);
+    }
 }
 
 uint64 sum_of(int counter) {
     uint64 sum = 0;
-    for (int i = 0; i < state.shard_count; i++)
-        sum += pg_atomic_read_u64(&state.shards[i].counters[counter]);
+    for (int i = 0; i < MaxBackends; i++)
+        sum += pg_atomic_read_u64(&state.shards.slots[i].counters[counter]);
     return sum;
 }
 
 } // namespace
 
-void request_statistics(int proc_count) {
-    RequestAddinShmemSpace(sizeof(SharedStatistics));
-    RequestAddinShmemSpace(shards_size(proc_count));
-    RequestNamedLWLockTranche(kLockName, 1);
-}
-
-void start_up_statistics(int proc_count) {
-    bool found;
-    auto* shared = static_cast<SharedStatistics*>(
-        ShmemInitStruct("pg_lockguard statistics", sizeof(SharedStatistics), &found));
-    if (!found) {
-        for (pg_atomic_uint64& longest : shared->longest)
-            pg_atomic_init_u64(&longest, 0);
-        memset(shared->baseline, 0, sizeof(shared->baseline));
-        shared->reset_at = GetCurrentTimestamp();
-    }
-
-    void* memory = ShmemInitStruct("pg_lockguard counters", shards_size(proc_count), &found);
-    auto* shards = reinterpret_cast<Shard*>(TYPEALIGN(alignof(Shard), memory));
-    for (int i = 0; i < proc_count && !found; i++) {
-        for (pg_atomic_uint64& counter : shards[i].counters)
-            pg_atomic_init_u64(&counter, 0);
-    }
-    state.shared = shared;
-    state.shards = shards;
-    state.shard_count = proc_count;
-    state.lock = &GetNamedLWLockTranche(kLockName)->lock;
-}
+constinit const SharedPart statistics_part = {"pg_lockguard statistics", shared_size, attach_shared,
+                                              kLockName};
+constinit const SharedPart counters_part = {"pg_lockguard counters", shards_size, attach_shards};
 
 void count(Counter counter, uint64 n) {
-    if (state.shared == nullptr || MyProc == nullptr)
-        return;
-    int procno = compat::procno_of(MyProc);
-    if (procno >= state.shard_count)
-        return; // an auxiliary process
+    Shard* shard = state.shards.own();
+    if (shard == nullptr)
+        return; // also in an auxiliary process
     // Nobody else writes it, so it needs no locked instruction; readers see it whole.
-    pg_atomic_uint64* own = &state.shards[procno].counters[static_cast<int>(counter)];
+    pg_atomic_uint64* own = &shard->counters[static_cast<int>(counter)];
     pg_atomic_write_u64(own, pg_atomic_read_u64(own) + n);
 }
 
@@ -90,6 +85,7 @@ void note_longest(Longest what, int64 duration) {
 }
 
 Statistics read_statistics() {
+    Assert(state.shared != nullptr);
     Statistics result;
     LWLockAcquire(state.lock, LW_SHARED);
     for (int i = 0; i < kCounters; i++)
@@ -102,6 +98,7 @@ Statistics read_statistics() {
 }
 
 void reset_statistics() {
+    Assert(state.shared != nullptr);
     TimestampTz now = GetCurrentTimestamp();
     LWLockAcquire(state.lock, LW_EXCLUSIVE);
     for (int i = 0; i < kCounters; i++)

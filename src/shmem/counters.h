@@ -6,7 +6,7 @@
 // it disturbs nobody who counts.
 #pragma once
 
-#include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -69,9 +69,7 @@ Statistics read_statistics();
 /// Starts anew. Takes the lock "pg_lockguard", exclusive. Needs the shared memory.
 void reset_statistics();
 
-/// For shmem/shared_state: the request for shared memory, and its creation. The caller of the
-/// latter holds AddinShmemInitLock.
-void request_statistics(int proc_count);
-void start_up_statistics(int proc_count);
+extern const SharedPart statistics_part;
+extern const SharedPart counters_part;
 
 } // namespace lockguard::pg

@@ -33,6 +33,16 @@ Size ring_size() {
                     mul_size(sizeof(Place), static_cast<Size>(settings.events_max)));
 }
 
+void attach(void* memory, bool is_new) {
+    state.ring = static_cast<Ring*>(memory);
+    state.places = settings.events_max;
+    if (is_new) {
+        pg_atomic_init_u64(&state.ring->newest, 0);
+        for (int64 i = 0; i < state.places; i++)
+            pg_atomic_init_u64(&state.ring->places[i].word, 0);
+    }
+}
+
 Place* place_of(int64 id) {
     return &state.ring->places[id % state.places];
 }
@@ -50,6 +60,8 @@ bool claim(Place* place, int64 id) {
 }
 
 } // namespace
+
+constinit const SharedPart event_ring_part = {"pg_lockguard events", ring_size, attach};
 
 const char* event_kind_name(EventKind kind) {
     switch (kind) {
@@ -123,22 +135,6 @@ bool read_event(int64 id, Event* event) {
             return true;
     }
     return false;
-}
-
-void request_event_ring() {
-    RequestAddinShmemSpace(ring_size());
-}
-
-void start_up_event_ring() {
-    bool found;
-    auto* ring = static_cast<Ring*>(ShmemInitStruct("pg_lockguard events", ring_size(), &found));
-    if (!found) {
-        pg_atomic_init_u64(&ring->newest, 0);
-        for (int i = 0; i < settings.events_max; i++)
-            pg_atomic_init_u64(&ring->places[i].word, 0);
-    }
-    state.ring = ring;
-    state.places = settings.events_max;
 }
 
 } // namespace lockguard::pg

@@ -12,7 +12,7 @@
 
 #include <string_view>
 
-#include "boundary/compat.h"
+#include "shmem/segment.h"
 
 namespace lockguard::pg {
 
@@ -93,8 +93,6 @@ EventRange recorded_events();
 /// Copies one. Returns false where it is overwritten, or not whole yet. Never waits.
 bool read_event(int64 id, Event* event);
 
-/// For shmem/shared_state, as in shmem/counters.
-void request_event_ring();
-void start_up_event_ring();
+extern const SharedPart event_ring_part;
 
 } // namespace lockguard::pg

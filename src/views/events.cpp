@@ -13,7 +13,7 @@
 #include "boundary/result_rows.h"
 #include "sessions/backend_status.h"
 #include "sessions/object_names.h"
-#include "shmem/shared_state.h"
+#include "shmem/segment.h"
 
 extern "C" {
 #include "catalog/pg_type.h"

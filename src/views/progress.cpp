@@ -1,6 +1,6 @@
 // SELECT * FROM pg_lockguard_progress: the statements that wait at low priority, one row each.
 //
-// A statement shows its wait in shared memory (shmem/shared_state); who holds the lock is asked
+// A statement shows its wait in shared memory (shmem/wait_board); who holds the lock is asked
 // when somebody looks. All of it is visible to everybody, as pg_locks is: no state, no query.
 
 #include "core/text.h"
@@ -11,7 +11,7 @@
 #include "boundary/result_rows.h"
 #include "locks/lock_holders.h"
 #include "sessions/object_names.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 extern "C" {
 #include "catalog/pg_type.h"

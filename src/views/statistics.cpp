@@ -4,7 +4,7 @@
 #include "shmem/counters.h"
 
 #include "boundary/result_rows.h"
-#include "shmem/shared_state.h"
+#include "shmem/segment.h"
 
 extern "C" {
 #include "catalog/pg_type.h"

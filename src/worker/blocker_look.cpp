@@ -1,11 +1,12 @@
 #include "worker/blocker_look.h"
 
 #include "boundary/bridge.h"
+#include "boundary/request_modes.h"
 #include "boundary/settings.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
 #include "sessions/statement_cancel.h"
-#include "shmem/shared_state.h"
+#include "shmem/wait_board.h"
 
 namespace lockguard::pg {
 
@@ -36,7 +37,7 @@ bool is_request(const SnapshotWait& wait) {
     if (wait.safe_snapshot)
         return false;
     if (wait.tag.locktag_type == LOCKTAG_RELATION)
-        return (settings.blocker_modes & core::mode_bit(wait.mode)) != 0;
+        return (counting_request_modes() & core::mode_bit(wait.mode)) != 0;
     return settings.blocker_concurrently && waits_for_transaction(wait);
 }
 
@@ -167,7 +168,7 @@ void judge(BlockerLook* look) {
         .min_idle = microseconds(settings.blocker_min_idle),
         .min_wait = microseconds(settings.blocker_min_wait),
         .stalled_clients = settings.blocker_stalled_clients,
-        .request_modes = settings.blocker_modes,
+        .request_modes = counting_request_modes(),
         .concurrently = settings.blocker_concurrently,
         .end_idle = settings.action() != BlockerAction::off,
         .cancel_active = settings.active_action() != BlockerActiveAction::off,

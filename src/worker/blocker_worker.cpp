@@ -27,7 +27,8 @@
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "shmem/counters.h"
-#include "shmem/shared_state.h"
+#include "shmem/protections.h"
+#include "shmem/worker_state.h"
 #include "worker/blocker_look.h"
 
 extern "C" {

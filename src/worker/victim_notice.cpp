@@ -1,6 +1,6 @@
 // Runs in the victim. SIGTERM and SIGINT carry no text, so whoever sends them leaves a notice in
-// shared memory (shared_state, cancel_notice), and the victim adds it to its own farewell, or to
-// the error of its cancelled statement.
+// shared memory (shmem/termination_notice, cancel_notice), and the victim adds it to its own
+// farewell, or to the error of its cancelled statement.
 //
 // A change of a message's content in emit_log_hook is not promised by PostgreSQL, and the hook does
 // not run for what log_min_messages keeps out of the server log: a FATAL where that is "panic", an
@@ -11,7 +11,7 @@
 #include "core/text.h"
 #include "boundary/bridge.h"
 #include "shmem/cancel_notice.h"
-#include "shmem/shared_state.h"
+#include "shmem/termination_notice.h"
 
 namespace lockguard::features {
 

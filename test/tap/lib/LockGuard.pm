@@ -1,32 +1,36 @@
-# What the tests of lock trees share: a server, sessions that can wait for a lock without holding
-# up the test, and a look at the tree in which sessions have names instead of pids.
+# What all tests share: servers, sessions that can wait for a lock without holding up the test, and
+# a look at the tree in which sessions have names instead of pids. What the tests of one topic share
+# is in LockGuard::Guard, LockGuard::LowPriority, LockGuard::Locks, LockGuard::Record and
+# LockGuard::Worker.
 package LockGuard;
 
 use strict;
 use warnings;
 
 use Carp;
-use DBI;
-use DBD::Pg qw(:async);
 use Exporter 'import';
 use File::Basename;
+use LockGuard::Session;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(start_node session forget_sessions settle await await_end tree faults);
+our @EXPORT = qw(start_node start_standby configure session forget_sessions settle await await_end tree faults
+	statistics ends_well);
 
 # Servers have one observer each: a session that looks at the others and never waits for a lock.
 my (%observer, %name_of, @sessions);
 
-# start_node(NAME, SETTING...): a running server with the extension and the checks in its database
-# postgres. Nothing preloaded; deadlocks stand; a crash is not mended by a restart.
+# start_node(NAME, [OPTIONS,] SETTING...): a running server with the extension and the checks in its
+# database postgres. Nothing preloaded; deadlocks stand; a crash is not mended by a restart.
+# Options, in a hash: streaming (it can have a standby).
 sub start_node
 {
 	my ($name, @settings) = @_;
+	my %option = ref $settings[0] ? %{ shift @settings } : ();
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init;
+	$node->init(allows_streaming => $option{streaming});
 	$node->append_conf('postgresql.conf', <<~CONF);
 		restart_after_crash = off
 		autovacuum = off
@@ -44,8 +48,31 @@ sub start_node
 	return $node;
 }
 
+# start_standby(NODE, NAME, SETTING...): a running standby of this server, with its settings and these.
+sub start_standby
+{
+	my ($primary, $name, @settings) = @_;
+	$primary->backup("for_$name");
+	my $standby = PostgreSQL::Test::Cluster->new($name);
+	$standby->init_from_backup($primary, "for_$name", has_streaming => 1);
+	$standby->append_conf('postgresql.conf', "$_\n") for @settings;
+	$standby->start;
+	return $standby;
+}
+
+# configure(NODE, SETTING => VALUE...): settings of pg_lockguard, without the prefix of their names,
+# for the whole server; all of them take effect with one reload.
+sub configure
+{
+	my ($node, %setting) = @_;
+	$node->safe_psql('postgres',
+		join("\n", (map { "ALTER SYSTEM SET pg_lockguard.$_ = '$setting{$_}';" } sort keys %setting),
+			'SELECT pg_reload_conf();'));
+	return;
+}
+
 # session(NODE, NAME, OPTION => VALUE...): a new connection whose application_name is NAME.
-# Options: dbname, user, host (default: the node's socket).
+# Options as in LockGuard::Session.
 sub session
 {
 	my ($node, $name, %option) = @_;
@@ -73,10 +100,21 @@ sub forget_sessions
 	return;
 }
 
+# The observer of a server; another one where that has been started again.
 sub observer
 {
 	my $node = shift;
-	return $observer{ $node->name } //= LockGuard::Session->new($node, 'observer');
+	my $name = $node->name;
+	delete $observer{$name} if $observer{$name} && !$observer{$name}{dbh}->ping;
+	return $observer{$name} //= LockGuard::Session->new($node, 'observer');
+}
+
+# statistics(NODE): the counters, by their names.
+sub statistics
+{
+	my $node = shift;
+	my ($row) = observer($node)->rows('SELECT * FROM pg_stat_lockguard');
+	return $row;
 }
 
 # await(NODE, WHAT, QUERY, VALUE...): until the query, run by the observer, returns true.
@@ -164,85 +202,22 @@ sub faults
 	return join("\n", @{ observer($node)->{dbh}->selectcol_arrayref('SELECT falsehoods()') });
 }
 
-package LockGuard::Session;
-
-use strict;
-use warnings;
-
-use Carp;
-use DBD::Pg qw(:async);
-use Time::HiRes qw(usleep);
-
-sub new
+# ends_well(NODE...; or [NODE...], NEVER): all sessions and these servers end, and nothing has crashed, as
+# their logs say; in which there is also no match of the pattern NEVER.
+sub ends_well
 {
-	my ($class, $node, $name, %option) = @_;
-	my $dsn = join(';',
-		'dbi:Pg:host=' . ($option{host} // $node->host), 'port=' . $node->port,
-		'dbname=' . ($option{dbname} // 'postgres'), "application_name=$name");
-	my $dbh = DBI->connect($dsn, $option{user} // '', '',
-		{ RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoCommit => 1, pg_server_prepare => 0 });
-	my ($pid) = $dbh->selectrow_array('SELECT pg_backend_pid()');
-	return bless { node => $node, dbh => $dbh, name => $name, pid => $pid }, $class;
-}
-
-sub pid { return $_[0]{pid} }
-sub name { return $_[0]{name} }
-
-# Runs a statement to its end. Dies of an error.
-sub do
-{
-	my ($self, $statement) = @_;
-	$self->{dbh}->do($statement);
-	return;
-}
-
-# The first column of the first row.
-sub value
-{
-	my ($self, $query, @values) = @_;
-	my ($value) = $self->{dbh}->selectrow_array($query, undef, @values);
-	return $value;
-}
-
-# All rows, as hashes.
-sub rows
-{
-	my ($self, $query, @values) = @_;
-	return @{ $self->{dbh}->selectall_arrayref($query, { Slice => {} }, @values) };
-}
-
-# Sends a statement and does not wait for it.
-sub send
-{
-	my ($self, $statement) = @_;
-	$self->{dbh}->do($statement, { pg_async => PG_ASYNC });
-	$self->{sent} = 1;
-	return $self;
-}
-
-# Has what was sent ended?
-sub ready
-{
-	my $self = shift;
-	return !$self->{sent} || $self->{dbh}->pg_ready;
-}
-
-# Waits for the end of what was sent. Returns its error, undef if there was none.
-sub error
-{
-	my $self = shift;
-	return unless $self->{sent};
-	for (my $i = 0; !$self->ready; $i++)
+	my ($nodes, $never) = ref $_[0] eq 'ARRAY' ? @_ : ([@_]);
+	my $fault = qr/PANIC|TRAP|terminated by signal/;
+	$fault = qr/$fault|$never/ if $never;
+	forget_sessions();
+	# A standby before its primary.
+	for my $node (reverse @$nodes)
 	{
-		confess "$self->{name}: its statement does not end"
-		  if $i == 100 * $PostgreSQL::Test::Utils::timeout_default;
-		usleep(10_000);
+		delete $observer{ $node->name };
+		$node->stop;
+		unlike(slurp_file($node->logfile), $fault, $node->name . ': no crash');
 	}
-	$self->{sent} = 0;
-	eval { $self->{dbh}->pg_result; 1 } or return $@;
-	# Later releases of DBD::Pg (3.21) raise no error for a statement that was cancelled.
-	return undef if $self->{dbh}->state ne '57014';
-	return 'ERROR:  ' . $self->{dbh}->pg_error_field('message_primary');
+	return;
 }
 
 1;

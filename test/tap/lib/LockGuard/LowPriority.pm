@@ -1,0 +1,83 @@
+# What the tests of statements at low priority share: a statement that waits, who is in its way, what
+# is left when it has ended, and clients that leave no gap.
+package LockGuard::LowPriority;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use IPC::Run ();
+use LockGuard;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(add_column read_and_idle await_low_priority is_clean start_load stop_load);
+
+my ($columns, $loads) = (0, 0);
+
+# add_column([TABLE]): ALTER TABLE for a column that there has not been yet.
+sub add_column
+{
+	my $table = shift // 'users';
+	$columns++;
+	return "ALTER TABLE $table ADD COLUMN c$columns int";
+}
+
+# read_and_idle(SESSION, [TABLE]): a transaction that has read the table and sits idle.
+sub read_and_idle
+{
+	my ($session, $table) = @_;
+	$session->do('BEGIN');
+	$session->do('SELECT count(*) FROM ' . ($table // 'users'));
+	return;
+}
+
+# await_low_priority(SESSION...): until they wait, all at the same time.
+sub await_low_priority
+{
+	my @waiters = @_;
+	await($waiters[0]->node, join(' ', 'at low priority:', map { $_->name } @waiters),
+		q{SELECT ?::int[] <@ ARRAY(SELECT pid FROM pg_lockguard_progress WHERE phase = 'waiting')},
+		[ map { $_->pid } @waiters ]);
+	return;
+}
+
+# is_clean(SESSION, NAME, [LOCK_TIMEOUT]): what must be left of a wait, however it ended, in a session that
+# is idle now: nothing. Its lock_timeout is what it was (default: 0).
+sub is_clean
+{
+	my ($session, $name, $lock_timeout) = @_;
+	my $observer = LockGuard::observer($session->node);
+	is($observer->value('SELECT count(*) FROM pg_lockguard_progress'), 0, "$name: nothing is published");
+	is($observer->value("SELECT count(*) FROM pg_locks WHERE pid = ? AND locktype <> 'virtualxid'", $session->pid),
+		0, "$name: no lock is left");
+	is($session->value('SHOW lock_timeout'), $lock_timeout // '0', "$name: lock_timeout is as before");
+	return;
+}
+
+# start_load(NODE, CLIENTS, SCRIPT): clients of pgbench that run the script without a pause, until
+# stop_load() is called with what this returns.
+sub start_load
+{
+	my ($node, $clients, $script) = @_;
+	my $file = $node->basedir . '/load' . ++$loads . '.sql';
+	append_to_file($file, $script);
+	my $load = { out => '', err => '' };
+	local $ENV{PGAPPNAME} = "load$loads";
+	$load->{run} = IPC::Run::start(
+		[ 'pgbench', '-n', '-c', $clients, '-j', '2', '-T', '600', '-f', $file, $node->connstr('postgres') ],
+		'>', \$load->{out}, '2>', \$load->{err});
+	await($node, 'the load', q{SELECT count(*) >= ? FROM pg_stat_activity WHERE application_name = ?}, $clients, "load$loads");
+	return $load;
+}
+
+sub stop_load
+{
+	my $load = shift;
+	$load->{run}->signal('TERM');
+	$load->{run}->finish;
+	unlike($load->{err}, qr/ERROR|FATAL|aborted/, 'no client of the load has seen an error');
+	return;
+}
+
+1;
