@@ -33,6 +33,13 @@ include $(PGXS)
 # find those of the source tree.)
 $(shell mkdir -p $(sort $(dir $(OBJS))))
 
+# A source archive of what is committed: pg_lockguard-VERSION.tar.gz, as PGXN takes it too (.zip).
+EXTVERSION = $(shell sed -nE "s/^default_version = '(.*)'/\1/p" $(here)pg_lockguard.control)
+.PHONY: dist
+dist:
+	git -C $(here). archive --prefix=pg_lockguard-$(EXTVERSION)/ -o $(CURDIR)/pg_lockguard-$(EXTVERSION).tar.gz HEAD
+	git -C $(here). archive --prefix=pg_lockguard-$(EXTVERSION)/ -o $(CURDIR)/pg_lockguard-$(EXTVERSION).zip HEAD
+
 # What is compiled, and how, stands in these files.
 $(OBJS): $(here)Makefile $(here)src/pgxs.mk
 $(shlib): $(here)src/exports.map $(here)src/sources.txt

@@ -17,6 +17,30 @@ die() {
     exit 1
 }
 
+# with_progress WHAT LOG COMMAND...: runs the command with its output in the file LOG, and says what is being
+# done: on a terminal in one line that counts the seconds, elsewhere with a line at the beginning and one
+# each minute. Returns the command's exit status.
+with_progress() {
+    local what=$1 log=$2 pid status=0 began=$SECONDS said=0 width
+    shift 2
+    [[ -t 1 ]] || say "$what"
+    "$@" </dev/null >"$log" 2>&1 &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        if [[ -t 1 ]]; then
+            width=$(tput cols 2>/dev/null || say 80)
+            printf '\r%.*s' "$((width - 1))" "$(printf '%4d s  %s' "$((SECONDS - began))" "$what")"
+        elif [[ $((SECONDS - began - said)) -ge 60 ]]; then
+            said=$((SECONDS - began))
+            say "$what: $said s"
+        fi
+        sleep 0.2
+    done
+    wait "$pid" || status=$?
+    [[ ! -t 1 ]] || printf '\r\033[K'
+    return "$status"
+}
+
 # ---------------------------------------------------------------------------------------------
 # Outside: packages
 
@@ -32,7 +56,10 @@ debian_pg_major() {
     case $(. /etc/os-release && say "${ID:-}${VERSION_ID:-}") in
         debian12) say 15 ;;
         debian13) say 17 ;;
-        *) die "no PostgreSQL is installed and this is neither Debian 12 nor 13: set PG_CONFIG to the pg_config of your PostgreSQL" ;;
+        *)
+            die "no PostgreSQL is installed and this is neither Debian 12 nor 13: install your release's" \
+                "postgresql-N and postgresql-server-dev-N, that is all; or set PG_CONFIG to the pg_config of another"
+            ;;
     esac
 }
 
@@ -67,6 +94,13 @@ as_root() {
     fi
 }
 
+install_packages() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+installed_packages= # what need_packages has installed, for the closing words
+
 # Installs the packages that are missing, and nothing where none is.
 need_packages() {
     local missing log override=/etc/postgresql-common/createcluster.d/lockguard-scripts.conf
@@ -77,7 +111,6 @@ need_packages() {
     if [[ $(id -u) -ne 0 ]] && { ! command -v sudo >/dev/null || { [[ ! -t 0 ]] && ! sudo -n true 2>/dev/null; }; }; then
         die "missing packages, and no right to install them: $missing"
     fi
-    say "installing: $missing"
     log=$(mktemp /tmp/lockguard-apt.XXXXXX)
     # A freshly installed server package makes and starts a cluster of its own. Nobody asked for
     # one: switch that off while we install. A machine with PostgreSQL is left as it is.
@@ -88,10 +121,10 @@ need_packages() {
         override=
     fi
     local status=0
+    # sudo may ask for the password here, and not behind a line of progress.
+    [[ $(id -u) -eq 0 || ! -t 0 ]] || sudo -v
     # shellcheck disable=SC2086 # the list of packages is meant to be split
-    { as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing; } \
-        </dev/null >"$log" 2>&1 || status=$?
+    with_progress "installing $missing" "$log" install_packages $missing || status=$?
     [[ -z $override ]] || as_root rm -f "$override"
     if [[ $status -ne 0 ]]; then
         tail -n 5 "$log" >&2
@@ -99,6 +132,7 @@ need_packages() {
         die "missing packages, and apt-get could not install them: $missing"
     fi
     rm -f "$log"
+    installed_packages+="${installed_packages:+ }$missing"
 }
 
 # ---------------------------------------------------------------------------------------------
@@ -178,7 +212,8 @@ run_inside() {
         cd "$private_dir/source"
         exec "${inside_user[@]}" env -i PATH="$PATH" HOME="$private_dir" TMPDIR="$private_dir/tmp" \
             LANG=C.UTF-8 LC_ALL=C.UTF-8 TERM="${TERM:-dumb}" \
-            LOCKGUARD_PRIVATE="$private_dir" PG_CONFIG="${PG_CONFIG:-}" "$@"
+            LOCKGUARD_PRIVATE="$private_dir" LOCKGUARD_INSTALLED="$installed_packages" \
+            PG_CONFIG="${PG_CONFIG:-}" "$@"
     ) </dev/null &
     inside_group=$!
     set +m
@@ -192,6 +227,7 @@ run_inside() {
 
 need_inside() {
     [[ -n ${LOCKGUARD_PRIVATE:-} ]] || die "is run by another script, not by hand"
+    export WERROR=1 # for make: our own warnings are errors here
 }
 
 jobs_count() { nproc; }
@@ -264,8 +300,9 @@ start_counting() {
     SECONDS=0
 }
 
-# The last line. Its status is 0 where no test failed and there were any.
+# The last line, after what stays on the machine. Its status is 0 where no test failed and there were any.
 end_counting() {
+    [[ -z ${LOCKGUARD_INSTALLED:-} ]] || say "" "packages installed for this, which stay: $LOCKGUARD_INSTALLED"
     printf '\n%d passed, %d failed (%d s)\n' "$passed" "$failed" "$SECONDS"
     [[ $failed -eq 0 && $passed -gt 0 ]]
 }

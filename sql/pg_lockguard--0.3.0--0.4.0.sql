@@ -58,3 +58,12 @@ COMMENT ON VIEW pg_stat_lockguard IS
     'counters of the DDL guard and the worker since stats_reset; times are in milliseconds';
 
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
+
+-- Somebody else may decide for a statement that waits.
+CREATE FUNCTION pg_lockguard_decide(pid int4, what text)
+RETURNS bool
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
+
+COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
+    'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';

@@ -10,6 +10,7 @@
 #include "shmem/protections.h"
 #include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
+#include "shmem/wait_decisions.h"
 #include "shmem/worker_state.h"
 #include "worker/blocker_worker.h"
 #include "worker/victim_notice.h"
@@ -30,8 +31,8 @@ constexpr const pg::SharedPart* kSharedParts[] = {
     &pg::event_ring_part,        &pg::imported_snapshots_part,
     &pg::server_protection_part, &pg::session_protections_part,
     &pg::statistics_part,        &pg::termination_notices_part,
-    &pg::wait_board_part,        &pg::worker_fuses_part,
-    &pg::worker_procno_part,
+    &pg::wait_board_part,        &pg::wait_decisions_part,
+    &pg::worker_fuses_part,      &pg::worker_procno_part,
 };
 
 } // namespace

@@ -1,6 +1,6 @@
 #include "boundary/result_rows.h"
 
-#include "core/lock_forest.h"
+#include "core/tree_drawing.h"
 #include "boundary/valid_text.h"
 
 extern "C" {

@@ -28,6 +28,12 @@ constexpr config_enum_entry kDdlOnTimeout[] = {
     {nullptr, 0, false},
 };
 
+constexpr config_enum_entry kDdlSessionLockTimeout[] = {
+    {"wait", static_cast<int>(DdlSessionLockTimeout::wait), false},
+    {"stall", static_cast<int>(DdlSessionLockTimeout::stall), false},
+    {nullptr, 0, false},
+};
+
 constexpr config_enum_entry kBlockerActions[] = {
     {"off", static_cast<int>(BlockerAction::off), false},
     {"log", static_cast<int>(BlockerAction::log), false},
@@ -126,6 +132,17 @@ void define_guard_settings() {
         "pg_lockguard.ddl_commands", "The commands that are guarded, by command tag.",
         "A list separated by commas, such as \"ALTER TABLE, DROP TABLE\".", &settings.ddl_commands,
         "ALTER TABLE", PGC_SUSET, 0, check_ddl_commands, assign_ddl_commands, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.ddl_notice_interval",
+        "Time between two NOTICEs of a guarded statement that waits at low priority.",
+        "The first comes after deadlock_timeout. 0: none.", &settings.ddl_notice_interval, 10000, 0,
+        INT_MAX, PGC_USERSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_session_lock_timeout",
+        "What the session's lock_timeout bounds of a guarded statement at low priority.",
+        "wait: the whole wait. stall: each stay in a lock queue, and no more.",
+        &settings.ddl_session_lock_timeout, static_cast<int>(DdlSessionLockTimeout::wait),
+        kDdlSessionLockTimeout, PGC_USERSET, 0, nullptr, nullptr, nullptr);
 }
 
 /// Whom the worker ends, and when.

@@ -7,6 +7,7 @@ namespace lockguard::pg {
 
 enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
+enum class DdlSessionLockTimeout : int { wait, stall };
 enum class BlockerAction : int { off, log, terminate };
 enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
@@ -19,6 +20,8 @@ struct Settings {
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
+    int ddl_notice_interval;      // ms; 0: never (USERSET)
+    int ddl_session_lock_timeout; // a DdlSessionLockTimeout (USERSET)
     // The worker (SIGHUP)
     int blocker_action;   // a BlockerAction
     int blocker_min_idle; // ms
@@ -41,6 +44,9 @@ struct Settings {
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
+    DdlSessionLockTimeout session_lock_timeout() const {
+        return static_cast<DdlSessionLockTimeout>(ddl_session_lock_timeout);
+    }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
     BlockerActiveAction active_action() const {
         return static_cast<BlockerActiveAction>(blocker_active_action);

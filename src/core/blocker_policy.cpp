@@ -10,24 +10,11 @@
 namespace lockguard::core {
 namespace {
 
-constexpr Microseconds kNoAge = -1; // satisfies no limit
 constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
 constexpr Microseconds kMinute = 60 * 1000 * 1000;
 
-/// Time since start; kNoAge where that is unknown or in the future (as kUnknownTime always is).
-/// Never overflows.
-Microseconds age(Timestamp start, Timestamp now) {
-    if (start == 0 || start > now)
-        return kNoAge;
-    // Modulo 2^64 the difference of two int64 is exact; it may exceed int64 all the same.
-    const std::uint64_t difference =
-        static_cast<std::uint64_t>(now) - static_cast<std::uint64_t>(start);
-    constexpr auto kLongest = static_cast<std::uint64_t>(std::numeric_limits<Microseconds>::max());
-    return static_cast<Microseconds>(std::min(difference, kLongest));
-}
-
-/// How long it takes until `reached` satisfies the limit; 0 where it does, kNoAge where it is
-/// unknown.
+/// How long it takes until `reached` satisfies the limit; 0 where it does, kNoAge, which
+/// satisfies no limit, where it is unknown.
 Microseconds time_to(Microseconds limit, Microseconds reached) {
     if (reached < 0)
         return kNoAge;
@@ -332,7 +319,7 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
             if (!edge.holds || victim == request.session || victim >= known_sessions ||
                 !can_be_named(graph.sessions[victim], facts[victim]))
                 continue;
-            const Timestamp xact_start = graph.sessions[victim].xact_start;
+            const Timestamp xact_start = facts[victim].xact_start;
             const Offence offence = offence_of(facts[victim], xact_start, request, limits, now);
             const Microseconds blocked_for = std::min(waited, age(xact_start, now));
             const Microseconds to_wait = time_to(limits.min_wait, blocked_for);

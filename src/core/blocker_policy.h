@@ -37,7 +37,8 @@ struct SessionFacts {
     bool superuser;           // its authenticated role
     bool idle_in_transaction; // state known to be "idle in transaction", aborted included
     bool aborted;
-    Timestamp state_start; // since when it is in that state
+    Timestamp state_start;               // since when it is in that state
+    Timestamp xact_start = kUnknownTime; // since when it is in its transaction
 
     bool prepared = false;    // a prepared transaction; state_start says since when
     bool replication = false; // a walsender

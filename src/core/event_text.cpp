@@ -162,14 +162,14 @@ std::string_view culprit_tree_text(std::span<const Culprit> culprits, std::int32
     std::pmr::vector<TreeLabel> labels(&memory);
     std::pmr::vector<DirectWait> waits(&memory);
     for (SessionIndex i = 0; i < shown; i++) {
-        sessions.push_back({culprits[i].pid, kUnknownTime});
+        sessions.push_back({culprits[i].pid});
         labels.push_back({culprits[i].application, culprits[i].gid, {}, {}, -1});
         waits.push_back({shown, i, kNoLockMode});
     }
-    sessions.push_back({pid, kUnknownTime});
+    sessions.push_back({pid});
     labels.push_back(statement);
     const LockGraph graph = build_lock_graph({sessions, {}, {}, {}, waits}, memory);
-    return lock_tree_text(grow_lock_forest(graph, memory), labels, shown, limit, memory);
+    return lock_tree_text(grow_lock_forest(graph, {}, memory), labels, shown, limit, memory);
 }
 
 } // namespace lockguard::core

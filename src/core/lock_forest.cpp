@@ -10,13 +10,12 @@
 #include "core/lock_forest.h"
 
 #include "core/kept_array.h"
+#include "core/tree_drawing.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <charconv>
 #include <cstddef>
-#include <cstring>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -34,7 +33,8 @@ struct SeniorityOrder {
     Indices sessions;
     Indices rank; // of each session of the graph: its place in `sessions`, or kNone
 
-    SeniorityOrder(const LockGraph& graph, std::pmr::memory_resource& memory)
+    SeniorityOrder(const LockGraph& graph, std::span<const Timestamp> xact_starts,
+                   std::pmr::memory_resource& memory)
         : sessions(&memory), rank(graph.sessions.size(), kNone, &memory) {
         for (SessionIndex s = 0; s < graph.sessions.size(); ++s) {
             for (const Edge& edge : graph.blockers_of(s)) {
@@ -50,11 +50,12 @@ struct SeniorityOrder {
             if (rank[s] != kNone)
                 sessions.push_back(s);
         }
-        std::sort(sessions.begin(), sessions.end(), [&](SessionIndex a, SessionIndex b) {
-            const Session& x = graph.sessions[a];
-            const Session& y = graph.sessions[b];
-            return std::tie(x.xact_start, x.pid, a) < std::tie(y.xact_start, y.pid, b);
-        });
+        const auto seniority = [&](SessionIndex s) {
+            const Timestamp since = s < xact_starts.size() ? xact_starts[s] : kUnknownTime;
+            return std::tuple(since, graph.sessions[s].pid, s);
+        };
+        std::sort(sessions.begin(), sessions.end(),
+                  [&](SessionIndex a, SessionIndex b) { return seniority(a) < seniority(b); });
         for (std::uint32_t i = 0; i < sessions.size(); ++i)
             rank[sessions[i]] = i;
     }
@@ -378,74 +379,12 @@ Indices place_rows(const SeniorityOrder& seniority, Hangings& hangings,
     return rows;
 }
 
-constexpr std::string_view kBranch = "├─ ";
-constexpr std::string_view kLastBranch = "└─ ";
-constexpr std::string_view kLine = "│  ";
-constexpr std::string_view kGap = "   ";
-constexpr std::string_view kElision = "…";
-
-/// Draws rows, one after the other from the top.
-class Pencil {
-  public:
-    Pencil(std::uint32_t deepest, std::pmr::memory_resource& memory)
-        : more_(std::size_t{deepest} + 1, 0, &memory) {}
-
-    /// No row at that depth takes more.
-    static std::size_t max_bytes(std::uint32_t depth) {
-        if (depth == 0)
-            return kNumberBytes;
-        return kElision.size() + kNumberBytes + 1 + (depth - 1) % kDrawnDepth * kLine.size() +
-               kBranch.size() + kNumberBytes;
-    }
-
-    /// Draws to `start`, where there is room for max_bytes(depth). Returns what was drawn.
-    std::string_view draw(std::int32_t pid, std::uint32_t depth, bool more_siblings, char* start) {
-        end_ = start;
-        more_[depth] = more_siblings ? 1 : 0;
-        if (depth > 0) {
-            const std::uint32_t elided = (depth - 1) / kDrawnDepth * kDrawnDepth;
-            if (elided > 0) {
-                put(kElision);
-                put_number(elided);
-                put(" ");
-            }
-            // No "?:", so that each put() knows how many bytes it copies.
-            for (std::uint32_t level = elided + 1; level < depth; ++level) {
-                if (more_[level] != 0)
-                    put(kLine);
-                else
-                    put(kGap);
-            }
-            put(more_siblings ? kBranch : kLastBranch);
-        }
-        put_number(pid);
-        return {start, static_cast<std::size_t>(end_ - start)};
-    }
-
-  private:
-    static constexpr std::size_t kNumberBytes = 11; // "-2147483648", "4294967295"
-    static_assert(kGap.size() <= kLine.size() && kLastBranch.size() <= kBranch.size());
-
-    void put(std::string_view text) {
-        std::memcpy(end_, text.data(), text.size());
-        end_ += text.size();
-    }
-
-    template <class Number>
-    void put_number(Number number) {
-        end_ = std::to_chars(end_, end_ + kNumberBytes, number).ptr;
-    }
-
-    char* end_ = nullptr;
-    /// For each level, whether the row there that the present one hangs under has siblings below.
-    std::pmr::vector<char> more_;
-};
-
 } // namespace
 
 std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
+                                            std::span<const Timestamp> xact_starts,
                                             std::pmr::memory_resource& memory) {
-    const SeniorityOrder seniority(graph, memory);
+    const SeniorityOrder seniority(graph, xact_starts, memory);
     const BlockerOrder order(graph, seniority, memory);
     Hangings hangings = hang_rows(graph, seniority, order, memory);
     const Indices blocked = count_blocked(graph, order, hangings, memory);
@@ -484,31 +423,6 @@ std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
     }
     text.keep();
     return rows.keep();
-}
-
-std::size_t redraw_in_ascii(std::span<char> drawing) noexcept {
-    struct Stroke {
-        std::string_view drawn;
-        std::string_view ascii;
-    };
-    constexpr std::array kStrokes = {Stroke{kBranch, "|- "}, Stroke{kLastBranch, "`- "},
-                                     Stroke{kLine, "|  "}, Stroke{kElision, "..."}};
-    const std::string_view text(drawing.data(), drawing.size());
-    std::size_t read = 0;
-    std::size_t written = 0;
-    while (read < text.size()) {
-        const auto* stroke = std::find_if(kStrokes.begin(), kStrokes.end(), [&](const Stroke& s) {
-            return text.substr(read).starts_with(s.drawn);
-        });
-        if (stroke == kStrokes.end()) {
-            drawing[written++] = drawing[read++];
-            continue;
-        }
-        read += stroke->drawn.size();
-        std::copy(stroke->ascii.begin(), stroke->ascii.end(), drawing.begin() + written);
-        written += stroke->ascii.size();
-    }
-    return written;
 }
 
 } // namespace lockguard::core

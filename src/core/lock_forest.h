@@ -34,26 +34,19 @@ struct ForestRow {
 /// - Depth first; siblings, and trees, with the most rows below them first, then the oldest
 ///   transaction, then the lowest pid.
 ///
-/// Indentation deeper than kDrawnDepth levels is drawn as a count, so that a chain of thousands
-/// neither fills the screen nor takes quadratic memory: every kDrawnDepth levels the drawing starts
-/// again at the left, behind the number of levels left out. With 20, the row at depth 20 is
-/// indented 19 levels and has its branch, the one at depth 21 reads "…20 └─ 4711", the one at depth
-/// 22 "…20    └─ 4712". A prepared transaction is drawn as "0".
+/// core/tree_drawing has how they are drawn. A prepared transaction is drawn as "0".
 ///
 /// The time is proportional to sessions plus edges where every waiter has one blocker, else to
 /// sessions times edges / 512 at worst (for `blocks`); the memory to sessions plus edges always.
 ///
 /// \param graph   as build_lock_graph makes it (an edge of a session to itself is ignored); its
 ///                edges must outlive the result
+/// \param xact_starts  since when each of graph.sessions is in its transaction; kUnknownTime, which
+///                     is the youngest, where that can't be known, and for those beyond its end
 /// \param memory  where the result and the work space are allocated
 /// \throws std::bad_alloc
 std::span<const ForestRow> grow_lock_forest(const LockGraph& graph,
+                                            std::span<const Timestamp> xact_starts,
                                             std::pmr::memory_resource& memory);
-
-inline constexpr std::uint32_t kDrawnDepth = 20;
-
-/// Redraws in ASCII, in place, for databases whose encoding lacks the box-drawing characters. Never
-/// longer than before; returns the new length. Other text in it stays as it is.
-std::size_t redraw_in_ascii(std::span<char> drawing) noexcept;
 
 } // namespace lockguard::core

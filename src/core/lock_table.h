@@ -34,7 +34,6 @@ constexpr ModeMask mode_bit(LockMode mode) {
 /// transaction (pid 0).
 struct Session {
     std::int32_t pid;
-    Timestamp xact_start; // kUnknownTime where there is no transaction or it can't be known
 };
 
 /// A session that holds modes of a lock.

@@ -36,11 +36,6 @@ bool is_control(char c) {
     return byte < 0x20 || byte == 0x7f;
 }
 
-void append_name(Text& text, std::string_view name) {
-    for (const char c : name)
-        text += is_control(c) ? '?' : c;
-}
-
 /// In quotes, with quotes inside doubled.
 void append_quoted(Text& text, std::string_view name, char quote) {
     text += quote;
@@ -231,6 +226,15 @@ void append_offence(Text& text, const Termination& termination) {
 
 } // namespace
 
+void append_name(Text& text, std::string_view name) {
+    for (const char c : name)
+        text += is_control(c) ? '?' : c;
+}
+
+void append_quoted_name(Text& text, std::string_view name) {
+    append_quoted(text, name, '"');
+}
+
 void append_duration(Text& text, Microseconds duration) {
     if (duration < kMillisecond) {
         text += "0 ms";
@@ -285,17 +289,33 @@ std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_res
         return keep_text(text, memory);
     }
 
-    const std::size_t named = std::min(wait.culprits.size(), kNamedCulprits);
+    append_culprits(text, wait.culprits);
+    return keep_text(text, memory);
+}
+
+void append_culprits(Text& text, std::span<const Culprit> culprits) {
+    const std::size_t named = std::min(culprits.size(), kNamedCulprits);
     bool ends_with_query = false;
     for (std::size_t i = 0; i < named; ++i) {
         text += i == 0 ? "Blocked by " : "; also by ";
-        ends_with_query = append_culprit(text, wait.culprits[i]);
+        ends_with_query = append_culprit(text, culprits[i]);
     }
-    if (wait.culprits.size() > named)
-        append(text, ", and by {} more.", wait.culprits.size() - named);
+    if (culprits.size() > named)
+        append(text, ", and by {} more.", culprits.size() - named);
     else if (!ends_with_query)
         text += '.';
-    return keep_text(text, memory);
+}
+
+void append_prepared_advice(Text& text, const Culprit& culprit) {
+    if (culprit.gid.empty() || std::any_of(culprit.gid.begin(), culprit.gid.end(), is_control)) {
+        text += "Find the prepared transaction in pg_prepared_xacts and run COMMIT PREPARED or "
+                "ROLLBACK PREPARED for it";
+        return;
+    }
+    text += "Run COMMIT PREPARED ";
+    append_quoted(text, culprit.gid, '\'');
+    text += " or ROLLBACK PREPARED ";
+    append_quoted(text, culprit.gid, '\'');
 }
 
 std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resource& memory) {
@@ -320,15 +340,7 @@ std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resou
     const bool autovacuum = culprit.process == "autovacuum worker";
     const bool client = culprit.process.empty();
     if (is_prepared(culprit)) {
-        if (culprit.gid.empty() || std::any_of(culprit.gid.begin(), culprit.gid.end(), is_control))
-            text += "Find the prepared transaction in pg_prepared_xacts and run COMMIT PREPARED or "
-                    "ROLLBACK PREPARED for it";
-        else {
-            text += "Run COMMIT PREPARED ";
-            append_quoted(text, culprit.gid, '\'');
-            text += " or ROLLBACK PREPARED ";
-            append_quoted(text, culprit.gid, '\'');
-        }
+        append_prepared_advice(text, culprit);
         append(text, ", then run {} again.", again);
     } else if (autovacuum && culprit.visible && culprit.against_wraparound) {
         append(text,

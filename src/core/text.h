@@ -58,6 +58,17 @@ std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_res
 /// What to do now, in one sentence, for the first culprit.
 std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resource& memory);
 
+/// "Blocked by PID 4711 (...): SELECT ...; also by ..., and by 2 more.": the part of it that names
+/// culprits, of whom there is one at least.
+void append_culprits(std::pmr::string& text, std::span<const Culprit> culprits);
+
+/// "Run COMMIT PREPARED 'gid' or ROLLBACK PREPARED 'gid'", without a full stop.
+void append_prepared_advice(std::pmr::string& text, const Culprit& culprit);
+
+/// A name that somebody has chosen, on one line; the second in double quotes.
+void append_name(std::pmr::string& text, std::string_view name);
+void append_quoted_name(std::pmr::string& text, std::string_view name);
+
 inline constexpr std::size_t kNamedCulprits = 3;
 inline constexpr std::size_t kQueryBytes = 100;
 

@@ -5,6 +5,7 @@
 #include "locks/lock_culprits.h"
 #include "sessions/object_names.h"
 #include "shmem/counters.h"
+#include "shmem/wait_decisions.h"
 #include "shmem/worker_state.h"
 
 extern "C" {
@@ -47,6 +48,7 @@ void WaitAccount::begin_to_wait(Timestamp since) {
     if (waiting_since_ != 0)
         return;
     waiting_since_ = since;
+    listen_for_decisions();
     if (has_waited_)
         return; // told again after deadlock_timeout
     has_waited_ = true;
@@ -91,6 +93,7 @@ void WaitAccount::close() {
 void WaitAccount::count_span() {
     if (waiting_since_ == 0)
         return;
+    stop_listening();
     Microseconds span = std::max<Microseconds>(steady_now() - waiting_since_, 0);
     count(Counter::wait_time, static_cast<uint64>(span));
     earlier_waits_ += span;
@@ -174,6 +177,7 @@ void WaitAccount::publish_between_transactions() {
 }
 
 void WaitAccount::withdraw() {
+    stop_listening();
     if (published_)
         withdraw_low_priority_wait();
     published_ = false;

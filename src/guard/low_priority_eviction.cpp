@@ -34,25 +34,27 @@ void add(Victims* victims, const AwaitedHolder& holder) {
     victims->found[victims->count++] = holder;
 }
 
-/// What pg_terminate_backend() would say; null where it would do it.
-const char* why_not_permitted(const AwaitedHolder& holder) {
+/// Why nobody could end it, whatever his rights.
+const char* why_impossible(const AwaitedHolder& holder) {
     if (holder.pid == 0)
         return "a prepared transaction has no session";
-    if (holder.type != B_BACKEND)
-        return "it is no session of a client";
-    Oid role = GetPGProcByNumber(holder.procno)->roleId;
-    if (superuser())
+    return holder.type == B_BACKEND ? nullptr : "it is no session of a client";
+}
+
+/// What pg_terminate_backend() would say to the role; null where it would do it.
+const char* why_not_permitted(const AwaitedHolder& holder, Oid role) {
+    if (superuser_arg(role))
         return nullptr;
-    if (!OidIsValid(role) || superuser_arg(role))
+    Oid owner = GetPGProcByNumber(holder.procno)->roleId;
+    if (!OidIsValid(owner) || superuser_arg(owner))
         return "only a superuser may end a superuser's session";
-    if (has_privs_of_role(GetUserId(), role) ||
-        has_privs_of_role(GetUserId(), ROLE_PG_SIGNAL_BACKEND))
+    if (has_privs_of_role(role, owner) || has_privs_of_role(role, ROLE_PG_SIGNAL_BACKEND))
         return nullptr;
     return "that takes membership in its role or in pg_signal_backend";
 }
 
 /// Why one of them may not be ended; null where all may.
-const char* why_not(std::span<const AwaitedHolder> holders) {
+const char* why_not(std::span<const AwaitedHolder> holders, Oid role, bool* lacked) {
     const char* reason = nullptr;
     NameLookup lookup = open_name_lookup();
     bool readable = exemptions_can_be_read(lookup);
@@ -63,10 +65,14 @@ const char* why_not(std::span<const AwaitedHolder> holders) {
         if (holder.type == B_AUTOVAC_WORKER) {
             if (holder.against_wraparound)
                 reason = "it prevents transaction id wraparound";
-        } else if ((reason = why_not_permitted(holder)) == nullptr) {
-            reason = readable ? why_exempt({holder.procno, holder.pid},
-                                           holder.vxid.localTransactionId, lists, lookup)
-                              : "whether it is exempt can't be looked up now";
+        } else if ((reason = why_impossible(holder)) == nullptr &&
+                   (reason = why_not_permitted(holder, role)) != nullptr) {
+            *lacked = true;
+        } else if (reason == nullptr) {
+            reason = readable
+                         ? why_exempt({holder.procno, holder.pid, holder.vxid.localTransactionId},
+                                      lists, lookup)
+                         : "whether it is exempt can't be looked up now";
         }
         if (reason != nullptr) {
             reason =
@@ -108,7 +114,8 @@ void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& acc
 
 } // namespace
 
-const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account) {
+const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account, Oid role,
+                        bool* lacked) {
     Victims victims = {nullptr, 0, 16};
     victims.found = static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * victims.room));
     for (const NeededLock& lock : locks) {
@@ -116,7 +123,8 @@ const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& ac
             add(&victims, holder);
     }
     const std::span<const AwaitedHolder> all = {victims.found, victims.count};
-    const char* reason = why_not(all);
+    bool right_is_lacking = false;
+    const char* reason = why_not(all, role, lacked != nullptr ? lacked : &right_is_lacking);
     if (reason != nullptr)
         return reason;
     const char* detail = detail_for_victims(account);

@@ -13,9 +13,13 @@ namespace lockguard::pg {
 /// parallel query by its leader, an autovacuum by a cancel. Where one of them may not be ended,
 /// nobody is, and the result says why, in words that follow "Nobody was ended: "; else it is null.
 ///
-/// The rule is that of pg_terminate_backend(), for the role that runs the statement; only sessions
+/// The rule is that of pg_terminate_backend(), for the role whose decision it is; only sessions
 /// of clients are ended, and nobody whom the worker would spare (sessions/exemptions). Needs a
 /// transaction. Allocates in the current memory context.
-const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account);
+///
+/// \param role    with whose rights
+/// \param lacked  where not null: whether a right of that role's is what is lacking
+const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account, Oid role,
+                        bool* lacked = nullptr);
 
 } // namespace lockguard::pg

@@ -18,6 +18,8 @@
 #include "guard/low_priority_eviction.h"
 #include "guard/low_priority_wait.h"
 #include "guard/repack_ring.h"
+#include "guard/wait_decision.h"
+#include "guard/wait_notice.h"
 #include "locks/termination.h"
 #include "locks/waiters_behind.h"
 #include "shmem/counters.h"
@@ -72,11 +74,13 @@ class LowPriorityRun {
           attempts_(call, needed_, account_, snapshot_, !in_transaction_),
           transaction_began_(account_.started()) {
         core::WaitLimits limits = {};
-        limits.max_burst = settings.ddl_lock_timeout * kMillisecond;
+        limits.max_burst = max_kept_waiting_;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
         limits.deadline = core::kUnknownTime;
         int patience = settings.ddl_max_wait;
-        if (LockTimeout > 0 && (patience == 0 || LockTimeout <= patience)) {
+        if (LockTimeout > 0 && lock_timeout_bounds_stays_) {
+            limits.max_burst = std::min(limits.max_burst, LockTimeout * kMillisecond);
+        } else if (LockTimeout > 0 && (patience == 0 || LockTimeout <= patience)) {
             patience = LockTimeout;
             own_limit_ = true;
         }
@@ -122,6 +126,8 @@ class LowPriorityRun {
         if (end == AttemptEnd::blocked && account_.is_lock_known())
             holders = look_at_holders(account_.lock().tag, account_.lock().mode);
         attend(holders);
+        if (is_decided())
+            return act_on_decision();
 
         core::WaitDecision decision = core::decide(policy_, holders.obstacles, steady_now());
         switch (decision.step) {
@@ -153,6 +159,8 @@ class LowPriorityRun {
             return give_up();
         }
         rest();
+        if (is_decided())
+            return act_on_decision();
         renew_transaction();
         account_.publish(WaitPhase::trying, -1);
         return false;
@@ -169,7 +177,7 @@ class LowPriorityRun {
         if (account_.is_lock_known() && is_learnable(account_.lock()))
             return;
         Timestamp end = std::min(rest_end_, policy_.limits.deadline);
-        for (Microseconds left; (left = end - steady_now()) > 0;) {
+        for (Microseconds left; (left = end - steady_now()) > 0 && !is_decided();) {
             account_.publish(WaitPhase::backing_off, left);
             back_off(left);
             attend({});
@@ -191,6 +199,8 @@ class LowPriorityRun {
                 if (ended)
                     break;
                 attend(holders);
+                if (is_decided())
+                    return;
             }
         }
     }
@@ -212,17 +222,25 @@ class LowPriorityRun {
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
         Microseconds longest = kLongestSleep;
-        if (in_transaction_ || kept_waiting_)
-            longest = std::min(longest, std::max(policy_.limits.max_burst / 2, 10 * kMillisecond));
+        if (in_transaction_ || kept_waiting_ > 0)
+            longest = std::min(longest, std::max(max_kept_waiting_ / 2, 10 * kMillisecond));
         // Something happens at deadlock_timeout: autovacuum is cancelled, and a line is logged.
         Microseconds until_then = policy_.limits.deadlock_timeout - account_.waited();
         if (until_then > 0)
             longest = std::min(longest, until_then);
-        return longest;
+        return std::clamp(notices_.until_due(account_), kMillisecond, longest);
     }
 
-    /// Looks after all else while the statement waits for these holders.
+    /// Looks after all else while the statement waits for these holders; last of all, whether
+    /// somebody has decided for it.
     void attend(const AwaitedHolders& holders) {
+        look_after(holders);
+        notices_.attend(account_, outlook());
+        if (!is_decided())
+            take_decision(&decision_);
+    }
+
+    void look_after(const AwaitedHolders& holders) {
         if (account_.waited() >= policy_.limits.deadlock_timeout) {
             for (const AwaitedHolder& holder : holders.holders) {
                 // As the deadlock detector does for those that stand in the queue.
@@ -235,7 +253,7 @@ class LowPriorityRun {
         Timestamp now = steady_now();
         if (now < next_look_behind_)
             return;
-        next_look_behind_ = now + std::max(policy_.limits.max_burst / 4, 10 * kMillisecond);
+        next_look_behind_ = now + std::max(max_kept_waiting_ / 4, 10 * kMillisecond);
         mind_those_behind(holders);
     }
 
@@ -247,14 +265,15 @@ class LowPriorityRun {
             MemoryContextSwitchTo(round_context_);
         }
         WaitersBehind behind = look_behind(behind_);
-        kept_waiting_ = behind.sessions > 0;
+        kept_waiting_ = behind.sessions;
+        kept_waiting_for_ = behind.longest;
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
             sleep_for_deadlock_check(holders, behind);
             return;
         }
-        if (behind.longest > policy_.limits.max_burst)
+        if (behind.longest > max_kept_waiting_)
             fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
     }
 
@@ -377,7 +396,56 @@ class LowPriorityRun {
         rest_end_ = result.ended + kRestAfterVainRun * stay;
     }
 
+    // ---- What somebody else decides
+
+    bool is_decided() const { return decision_.decision != Decision::none; }
+
+    /// Returns true when the statement has run.
+    bool act_on_decision() {
+        const DecisionRequest request = decision_;
+        decision_ = {};
+        switch (request.decision) {
+        case Decision::none:
+            break;
+        case Decision::give_up:
+            answer_decision(DecisionAnswer::done, nullptr);
+            fail({.decided = record_decision(request, nullptr, account_)});
+        case Decision::queue:
+            answer_decision(DecisionAnswer::done, nullptr);
+            record_decision(request, nullptr, account_);
+            run_in_queue();
+            return true;
+        case Decision::terminate:
+            return end_holders_as_decided(request);
+        }
+        return false;
+    }
+
+    bool end_holders_as_decided(const DecisionRequest& request) {
+        account_.publish(WaitPhase::terminating, -1);
+        bool right_is_lacking = false;
+        const char* reason = "it is not known which lock is not to be had";
+        if (account_.is_lock_known())
+            reason = end_holders(locks_in_the_way(), account_, request.rights, &right_is_lacking);
+        DecisionAnswer answer = DecisionAnswer::done;
+        if (reason != nullptr)
+            answer = right_is_lacking ? DecisionAnswer::not_permitted : DecisionAnswer::not_done;
+        answer_decision(answer, reason);
+        record_decision(request, reason, account_);
+        return reason == nullptr && run_after_eviction();
+    }
+
     // ---- The end of patience
+
+    /// What is to come, by what is known now.
+    WaitOutlook outlook() const {
+        core::PatienceEnd end = core::PatienceEnd::failure;
+        if (!own_limit_ && settings.on_timeout() == DdlOnTimeout::queue)
+            end = core::PatienceEnd::queue;
+        else if (!own_limit_ && settings.on_timeout() == DdlOnTimeout::terminate)
+            end = core::PatienceEnd::termination;
+        return {policy_.limits.deadline, end, kept_waiting_, kept_waiting_for_};
+    }
 
     bool give_up() {
         Failure failure = {};
@@ -403,6 +471,7 @@ class LowPriorityRun {
         Microseconds kept_waiting_for = 0;
         int ring_with = 0;                  // pid of a pg_repack that waits for this transaction
         const char* nobody_ended = nullptr; // why, with ddl_on_timeout = terminate
+        const char* decided = nullptr;      // who decided so, in words
     };
 
     [[noreturn]] void fail(const Failure& failure) {
@@ -421,6 +490,8 @@ class LowPriorityRun {
         const char* hint = explanation.hint;
         const char* separator = detail == nullptr ? "" : "\n";
         const char* so_far = detail == nullptr ? "" : detail;
+        if (failure.decided != nullptr)
+            detail = psprintf("%s%s%s.", so_far, separator, failure.decided);
         if (failure.nobody_ended != nullptr)
             detail = psprintf("%s%sNobody was ended: %s.", so_far, separator, failure.nobody_ended);
         if (failure.ring_with != 0) {
@@ -436,12 +507,14 @@ class LowPriorityRun {
                         hint != nullptr ? errhint("%s", hint) : 0));
     }
 
-    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout.
+    /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout, or
+    /// with all of it for each stay.
     void run_in_queue() {
+        notices_.tell_queue(account_, outlook());
         account_.withdraw();
         MemoryContextSwitchTo(caller_context_);
-        int lock_timeout = 0;
-        if (LockTimeout > 0)
+        int lock_timeout = LockTimeout;
+        if (LockTimeout > 0 && !lock_timeout_bounds_stays_)
             lock_timeout = milliseconds(LockTimeout * kMillisecond - account_.waited());
         attempts_.run_in_queue(lock_timeout);
     }
@@ -452,9 +525,12 @@ class LowPriorityRun {
         account_.publish(WaitPhase::terminating, -1);
         if (!account_.is_lock_known())
             return false;
-        failure->nobody_ended = end_holders(locks_in_the_way(), account_);
-        if (failure->nobody_ended != nullptr)
-            return false;
+        failure->nobody_ended = end_holders(locks_in_the_way(), account_, GetUserId());
+        return failure->nobody_ended == nullptr && run_after_eviction();
+    }
+
+    /// Takes the place of those who have just been ended.
+    bool run_after_eviction() {
         const Timestamp end = steady_now() + policy_.limits.max_burst;
         for (Microseconds left; (left = end - steady_now()) > 0;) {
             CHECK_FOR_INTERRUPTS();
@@ -483,13 +559,20 @@ class LowPriorityRun {
     MemoryContext round_context_ = nullptr; // of one attempt and the wait after it
     bool in_transaction_;
     bool own_limit_ = false; // the deadline is the session's own lock_timeout
+    // pg_lockguard.ddl_session_lock_timeout = stall
+    bool lock_timeout_bounds_stays_ =
+        settings.session_lock_timeout() == DdlSessionLockTimeout::stall;
+    Microseconds max_kept_waiting_ = settings.ddl_lock_timeout * kMillisecond;
+    WaitNotices notices_;
+    DecisionRequest decision_ = {}; // that has been taken, and not acted on yet
     PortalSnapshot snapshot_;
     NeededLocks needed_;
     Attempts attempts_;
     Timestamp transaction_began_;
-    BehindRecord* behind_ = nullptr; // made by the first look: most statements never wait
-    bool has_queued_ = false;        // the latest attempt did
-    bool kept_waiting_ = false;      // somebody waits behind us, by the latest look
+    BehindRecord* behind_ = nullptr;    // made by the first look: most statements never wait
+    bool has_queued_ = false;           // the latest attempt did
+    std::uint32_t kept_waiting_ = 0;    // sessions that wait behind us, by the latest look ...
+    Microseconds kept_waiting_for_ = 0; // ... the longest of them for so long
     Timestamp next_look_behind_ = 0;
     Timestamp next_look_for_repack_ = 0;
     Timestamp next_deadlock_check_ = 0;

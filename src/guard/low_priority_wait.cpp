@@ -102,7 +102,7 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
     const bool log_waits = log_lock_waits;
     run_guarded(
         [=] {
-            start_wait_limit(limit);
+            start_wait_limit(limit, true);
             LockTimeout = 0;
             log_lock_waits = false;
             if (check == DeadlockCheck::no)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "boundary/memory.h"
 #include "sessions/backend_status.h"
 
 namespace lockguard::pg {
@@ -32,26 +33,25 @@ bool may_see(const Reader& reader, Oid role, NameLookup lookup) {
             may_see_details(reader.outer_user, role, lookup));
 }
 
-core::Microseconds age(TimestampTz since) {
-    return since == 0 ? -1 : GetCurrentTimestamp() - since;
+core::Microseconds age_now(TimestampTz since) {
+    return core::age(since, GetCurrentTimestamp());
 }
 
-Found describe_session(const PGPROC* proc, int pid, const Search& search) {
+Found describe_session(const SessionId& session, const Search& search) {
     Found found = {};
     core::Culprit& culprit = found.culprit;
-    culprit.pid = pid;
-    culprit.state_age = -1;
+    culprit.pid = session.pid;
+    culprit.state_age = core::kNoAge;
     found.xact_start = PG_INT64_MAX;
 
     BackendStatus status;
-    if (!read_backend_status({compat::procno_of(proc), pid}, &status))
+    if (!read_backend_status(session, &status))
         return found; // it has ended just now: its pid is all that is known
     culprit.application = status.application_name;
     culprit.role = view_of(role_name(status.role, search.lookup));
     if (status.type != B_BACKEND)
-        culprit.process = view_of(backend_type_name(status.type, pid));
-    culprit.against_wraparound =
-        status.type == B_AUTOVAC_WORKER && is_wraparound_vacuum({compat::procno_of(proc), pid});
+        culprit.process = view_of(backend_type_name(status.type, session.pid));
+    culprit.against_wraparound = status.type == B_AUTOVAC_WORKER && is_wraparound_vacuum(session);
     if (status.xact_start != 0)
         found.xact_start = status.xact_start;
     // Both: VACUUM and CREATE INDEX CONCURRENTLY keep their locks from one transaction to the next.
@@ -62,7 +62,7 @@ Found describe_session(const PGPROC* proc, int pid, const Search& search) {
     if (culprit.visible) {
         culprit.idle_in_transaction = is_idle_in_transaction(status.state);
         culprit.state = view_of(state_name(status.state));
-        culprit.state_age = age(status.state_start);
+        culprit.state_age = age_now(status.state_start);
         culprit.query = status.query;
     }
     return found;
@@ -77,7 +77,7 @@ bool describe_prepared(TransactionId xid, NameLookup lookup, Found* found) {
     found->culprit.gid = view_of(prepared.gid);
     found->culprit.visible = true;
     found->culprit.state = "prepared";
-    found->culprit.state_age = age(prepared.prepared_at);
+    found->culprit.state_age = age_now(prepared.prepared_at);
     found->xact_start = prepared.prepared_at;
     return true;
 }
@@ -89,16 +89,9 @@ bool describe_holder(VirtualTransactionId vxid, const Search& search, Found* fou
     if (VirtualTransactionIdIsRecoveredPreparedXact(vxid))
         return describe_prepared(vxid.localTransactionId, search.lookup, found);
 
-    // Read without a lock, as GetLockConflicts itself does; a wrong moment only means "ended".
-    const PGPROC* proc = compat::proc_of_vxid(vxid);
-    if (proc != nullptr && compat::lxid_of(proc) == vxid.localTransactionId) {
-        const PGPROC* leader = proc->lockGroupLeader;
-        if (leader != nullptr && leader->pid != 0)
-            proc = leader;
-        int pid = proc->pid;
-        if (pid == 0)
-            return false;
-        *found = describe_session(proc, pid, search);
+    SessionId session;
+    if (find_session(vxid, &session)) {
+        *found = describe_session(leading_session(session), search);
         return !found->newcomer;
     }
 
@@ -108,11 +101,7 @@ bool describe_holder(VirtualTransactionId vxid, const Search& search, Found* fou
     return TransactionIdIsValid(xid) && describe_prepared(xid, search.lookup, found);
 }
 
-/// Holders, in an array with room for all of them.
-struct Holders {
-    Found* found;
-    std::size_t count;
-};
+using Founds = GrowingArray<Found>;
 
 bool is_same(const core::Culprit& left, const core::Culprit& right) {
     return left.pid == right.pid && left.gid == right.gid;
@@ -126,54 +115,45 @@ bool comes_before(const Found& left, const Found& right) {
     return left.culprit.gid < right.culprit.gid;
 }
 
-/// Counts the holder that has been put behind the others, unless it is there already.
-void keep_last(Holders* holders) {
-    const Found& last = holders->found[holders->count];
-    bool known =
-        std::any_of(holders->found, holders->found + holders->count,
-                    [&](const Found& other) { return is_same(other.culprit, last.culprit); });
+void add(Founds* founds, const Found& found) {
+    bool known = std::any_of(founds->begin(), founds->end(), [&](const Found& other) {
+        return is_same(other.culprit, found.culprit);
+    });
     if (!known)
-        holders->count++;
-}
-
-Holders make_room(int size) {
-    return {static_cast<Found*>(palloc(static_cast<std::size_t>(size) * sizeof(Found))), 0};
+        founds->add(found);
 }
 
 /// Those whose transaction goes on.
-Holders find_transactions(const Search& search) {
-    int conflicts;
+Founds find_transactions(const Search& search) {
+    int count;
     const VirtualTransactionId* vxids =
-        GetLockConflicts(&search.wait.tag, search.wait.mode, &conflicts);
-    Holders holders = make_room(conflicts);
-    for (int i = 0; i < conflicts; i++) {
-        if (describe_holder(vxids[i], search, &holders.found[holders.count]))
-            keep_last(&holders);
+        GetLockConflicts(&search.wait.tag, search.wait.mode, &count);
+    Founds founds;
+    for (int i = 0; i < count; i++) {
+        Found found;
+        if (describe_holder(vxids[i], search, &found))
+            add(&founds, found);
     }
-    return holders;
+    return founds;
 }
 
 /// Those that hold it for their session (pg_advisory_lock(), or a command that works in several
 /// transactions) and are in no transaction now: GetLockConflicts leaves them out.
-Holders find_sessions(const Search& search) {
+Founds find_sessions(const Search& search) {
     const LOCKTAG& tag = search.wait.tag;
     const LockData* data = GetLockStatusData();
-    const std::span<const LockInstanceData> locks(data->locks,
-                                                  static_cast<std::size_t>(data->nelements));
     const LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[search.wait.mode];
-    auto in_the_way = [&](const LockInstanceData& lock) {
-        return (lock.holdMask & conflicts) != 0 && lock.pid != 0 && lock.pid != MyProcPid &&
-               memcmp(&lock.locktag, &tag, sizeof(tag)) == 0;
-    };
-    Holders holders = make_room(static_cast<int>(std::ranges::count_if(locks, in_the_way)));
-    for (const LockInstanceData& lock : locks) {
-        const PGPROC* proc = in_the_way(lock) ? BackendPidGetProc(lock.pid) : nullptr;
-        if (proc == nullptr)
-            continue; // another lock, or the session has ended just now
-        holders.found[holders.count] = describe_session(proc, lock.pid, search);
-        keep_last(&holders);
+    Founds founds;
+    for (int i = 0; i < data->nelements; i++) {
+        const LockInstanceData& lock = data->locks[i];
+        if ((lock.holdMask & conflicts) == 0 || lock.pid == 0 || lock.pid == MyProcPid ||
+            memcmp(&lock.locktag, &tag, sizeof(tag)) != 0)
+            continue;
+        const PGPROC* proc = BackendPidGetProc(lock.pid);
+        if (proc != nullptr) // else the session has ended just now
+            add(&founds, describe_session({compat::procno_of(proc), lock.pid}, search));
     }
-    return holders;
+    return founds;
 }
 
 } // namespace
@@ -185,15 +165,15 @@ Reader current_reader() {
 std::span<const core::Culprit> find_lock_culprits(const FailedLockWait& wait, const Reader& reader,
                                                   NameLookup lookup) {
     const Search search = {wait, reader, lookup};
-    Holders holders = find_transactions(search);
-    if (holders.count == 0)
-        holders = find_sessions(search);
-    std::sort(holders.found, holders.found + holders.count, comes_before);
+    Founds founds = find_transactions(search);
+    if (founds.empty())
+        founds = find_sessions(search);
+    std::sort(founds.begin(), founds.end(), comes_before);
 
-    auto* culprits = static_cast<core::Culprit*>(palloc(holders.count * sizeof(core::Culprit)));
-    for (std::size_t i = 0; i < holders.count; i++)
-        culprits[i] = holders.found[i].culprit;
-    return {culprits, holders.count};
+    auto* culprits = new_array<core::Culprit>(founds.size());
+    for (std::size_t i = 0; i < founds.size(); i++)
+        culprits[i] = founds[i].culprit;
+    return {culprits, founds.size()};
 }
 
 } // namespace lockguard::pg

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <bit>
 
+#include "boundary/memory.h"
+
 namespace lockguard::pg {
 
 namespace {
 
-/// Room for every process and prepared transaction.
-struct Holders {
+/// With room for every process and prepared transaction.
+struct FoundHolders {
     LockHolder* found;
     std::size_t count;
     const PGPROC* waiter; // its lock group's leader, or null
@@ -18,22 +20,22 @@ const PGPROC* leader_of(const PGPROC* proc) {
     return proc->lockGroupLeader == nullptr ? proc : proc->lockGroupLeader;
 }
 
-void add(Holders* holders, const PGPROC* proc, LOCKMASK modes) {
+void add(FoundHolders* holders, const PGPROC* proc, LOCKMASK modes) {
     const PGPROC* leader = leader_of(proc);
     if (leader == holders->waiter)
         return;
     auto mode = static_cast<core::LockMode>(std::bit_width(static_cast<uint32>(modes)) - 1);
     int procno = compat::procno_of(leader);
     for (std::size_t i = 0; i < holders->count; i++) {
-        if (holders->found[i].procno == procno) {
+        if (holders->found[i].session.procno == procno) {
             holders->found[i].mode = std::max(holders->found[i].mode, mode);
             return;
         }
     }
     // A leader that has ended before its workers has no pid any more.
     const PGPROC* session = leader->pid == 0 ? proc : leader;
-    holders->found[holders->count++] = {procno, session->pid, compat::lxid_of(session),
-                                        session->xid, mode};
+    holders->found[holders->count++] = {
+        {procno, session->pid, compat::lxid_of(session)}, session->xid, mode};
 }
 
 /// Can a lock that conflicts stand in its holder's own slots? Weak locks on relations can.
@@ -52,7 +54,7 @@ LOCKMASK modes_in_slots(const PGPROC* proc, const LOCKTAG& tag) {
 }
 
 /// Weak locks in the slots of their holders.
-void add_from_slots(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
+void add_from_slots(FoundHolders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
     if (!can_be_in_slots(tag, conflicts))
         return;
     for (uint32 i = 0; i < ProcGlobal->allProcCount; i++) {
@@ -85,7 +87,7 @@ LOCK* find_lock(const LOCKTAG& tag, int partition, int* steps) {
 }
 
 /// Locks of the main table. add() only copies: it is fit to be called under the partition's lock.
-void add_from_table(Holders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
+void add_from_table(FoundHolders* holders, const LOCKTAG& tag, LOCKMASK conflicts) {
     uint32 hash = LockTagHashCode(&tag);
     LWLock* partition_lock = LockHashPartitionLock(hash);
     LWLockAcquire(partition_lock, LW_SHARED);
@@ -141,9 +143,8 @@ bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter) {
     Assert(wanted > NoLock && wanted <= MaxLockMode); // and a known tag, which is asserted there:
     LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[wanted];
-    Holders holders;
-    holders.found = static_cast<LockHolder*>(
-        palloc(sizeof(LockHolder) * static_cast<Size>(compat::count_of_procs())));
+    FoundHolders holders;
+    holders.found = new_array<LockHolder>(static_cast<std::size_t>(compat::count_of_procs()));
     holders.count = 0;
     holders.waiter = waiter < 0 ? nullptr : leader_of(GetPGProcByNumber(waiter));
     add_from_slots(&holders, tag, conflicts);

@@ -7,16 +7,15 @@
 #include <span>
 
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
 /// A process, by its lock group's leader, or a prepared transaction that holds a conflicting mode.
 struct LockHolder {
-    int procno; // beyond allProcCount for a prepared transaction
-    int pid;    // 0 for a prepared transaction
-    LocalTransactionId lxid;
-    TransactionId xid;   // of a prepared transaction
-    core::LockMode mode; // the strongest conflicting one that it holds
+    SessionId session; // procno is beyond allProcCount, and pid 0, for a prepared transaction
+    TransactionId prepared_xid; // of a prepared transaction
+    core::LockMode mode;        // the strongest conflicting one that it holds
 };
 
 /// Those that hold a mode of the lock that conflicts with `wanted`, each once, without the lock

@@ -7,21 +7,20 @@
 // holds the lock is asked a moment after the copy was taken. A wait whose lock is not known is not
 // in the graph.
 //
-// Lock order: all partition locks of the lock table, LW_SHARED, in index order; nothing else is
-// taken or allocated while they are held, and no error can be raised.
+// Lock order: see locks/lock_copy; the locks of those asked afterwards are taken one at a time.
 #pragma once
 
 #include "core/lock_graph.h"
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
 /// What the lock manager and the process array say of one session of the graph, beyond
 /// core::Session.
 struct SnapshotSession {
-    int procno; // of the lock group leader's PGPROC; beyond allProcCount for a prepared transaction
-    int pid;    // 0 for a prepared transaction
-    LocalTransactionId lxid;
+    SessionId id; // procno of the lock group leader's PGPROC; beyond allProcCount, with pid 0, for
+                  // a prepared transaction
     TransactionId prepared_xid; // of a prepared transaction, else invalid
     Oid database;
     Oid role; // the authenticated one; it does not follow SET ROLE
@@ -42,13 +41,17 @@ struct SnapshotWait {
 };
 
 struct LockSnapshot {
-    core::LockTable table;        // sessions' xact_start is unknown as yet: the caller fills it in;
-                                  // the waits are indices into `waits`
-    core::Session* core_sessions; // table.sessions, writable
-    SnapshotSession* sessions;    // parallel to table.sessions
+    core::LockTable table;     // the waits are indices into `waits`
+    SnapshotSession* sessions; // parallel to table.sessions
     SnapshotWait* waits;
     int wait_count;
     uint64 locks_held_ns; // how long the partition locks were held
+};
+
+/// The snapshot, and who blocks whom in it.
+struct WaitGraph {
+    LockSnapshot snapshot;
+    core::LockGraph graph;
 };
 
 /// What a wait for that lock counts for.
@@ -59,8 +62,11 @@ core::WaitKind wait_kind_of(const LOCKTAG& tag);
 /// missed or reported.
 bool anybody_waits();
 
-/// Takes the copy. Everything is allocated in the current memory context. Returns false where
+/// Takes the snapshot. Everything is allocated in the current memory context. Returns false where
 /// nobody waits. May ereport out of memory, never under a lock.
 bool take_lock_snapshot(LockSnapshot* snapshot);
+
+/// The same with the edges.
+bool take_wait_graph(WaitGraph* graph);
 
 } // namespace lockguard::pg

@@ -91,13 +91,12 @@ bool still_waits_at_low_priority(const RequestIdentity& request) {
 /// Is the session in the very state in which it was judged?
 bool is_still_idle(const BlockerIdentity& blocker) {
     BackendStateOnly state;
-    if (!read_backend_state({blocker.procno, blocker.pid}, &state) ||
-        state.state_start != blocker.state_start)
+    if (!read_backend_state(blocker.session, &state) || state.state_start != blocker.state_start)
         return false;
     if (!blocker.stalled)
         return is_idle_in_transaction(state.state);
     return state.state == STATE_RUNNING && state.change_count == blocker.change_count &&
-           reads_from_client(blocker.procno);
+           reads_from_client(blocker.session.procno);
 }
 
 /// Sends SIGTERM as pg_terminate_backend() does: to the session's process group, where it has one,
@@ -132,10 +131,10 @@ TerminationResult check(const BlockerIdentity& blocker, const RequestIdentity& r
     if (lock == nullptr)
         return TerminationResult::request_gone;
 
-    const PGPROC* victim = GetPGProcByNumber(blocker.procno);
+    const PGPROC* victim = GetPGProcByNumber(blocker.session.procno);
     if (!holds_conflicting_mode(lock, victim, request.mode))
         return TerminationResult::lock_released;
-    if (victim->pid != blocker.pid || compat::lxid_of(victim) != blocker.lxid)
+    if (session_of(victim) != blocker.session)
         return TerminationResult::other_transaction;
 
     return check_state(blocker);
@@ -145,10 +144,11 @@ TerminationResult check(const BlockerIdentity& blocker, const RequestIdentity& r
 /// checked.
 TerminationResult leave_word_and_signal(const BlockerIdentity& blocker, const char* detail) {
     // First the notice: the victim may be gone before kill() returns.
-    post_termination_notice(blocker.procno, blocker.pid, blocker.lxid, detail);
-    if (send_sigterm(blocker.pid))
+    post_termination_notice(blocker.session.procno, blocker.session.pid, blocker.session.lxid,
+                            detail);
+    if (send_sigterm(blocker.session.pid))
         return TerminationResult::signaled;
-    withdraw_termination_notice(blocker.procno, blocker.pid, blocker.lxid);
+    withdraw_termination_notice(blocker.session.procno, blocker.session.pid, blocker.session.lxid);
     return TerminationResult::signal_failed;
 }
 
@@ -163,8 +163,8 @@ TerminationResult check_low_priority(const BlockerIdentity& blocker,
                                      const RequestIdentity& request) {
     if (!still_waits_at_low_priority(request))
         return TerminationResult::request_gone;
-    const PGPROC* victim = GetPGProcByNumber(blocker.procno);
-    if (victim->pid != blocker.pid || victim->fpLocalTransactionId != blocker.lxid)
+    const PGPROC* victim = GetPGProcByNumber(blocker.session.procno);
+    if (victim->pid != blocker.session.pid || victim->fpLocalTransactionId != blocker.session.lxid)
         return TerminationResult::other_transaction;
     return check_state(blocker);
 }
@@ -174,8 +174,8 @@ bool is_among_holders(const BlockerIdentity& blocker, const RequestIdentity& req
     int count;
     const VirtualTransactionId* vxids = GetLockConflicts(&request.tag, request.mode, &count);
     return std::any_of(vxids, vxids + count, [&blocker](VirtualTransactionId vxid) {
-        const PGPROC* proc = compat::proc_of_vxid(vxid);
-        return proc == GetPGProcByNumber(blocker.procno) && vxid.localTransactionId == blocker.lxid;
+        SessionId holder;
+        return find_session(vxid, &holder) && holder == blocker.session;
     });
 }
 
@@ -195,7 +195,8 @@ bool client_still_waits(const RequestIdentity& request) {
 TerminationResult check_and_signal(const BlockerIdentity& blocker, const RequestIdentity& request,
                                    const char* detail) {
     // A prepared transaction has no process to end, and kill(0) would end the whole server.
-    if (blocker.pid <= 0 || request.pid <= 0 || blocker.lxid == InvalidLocalTransactionId)
+    if (blocker.session.pid <= 0 || request.pid <= 0 ||
+        blocker.session.lxid == InvalidLocalTransactionId)
         return TerminationResult::other_transaction;
 
     if (request.client_pid != 0 && !client_still_waits(request))
@@ -203,8 +204,9 @@ TerminationResult check_and_signal(const BlockerIdentity& blocker, const Request
     if (request.low_priority && !is_among_holders(blocker, request))
         return TerminationResult::lock_released;
     uint32 hash = LockTagHashCode(&request.tag);
-    LWLock* guarding_lock = request.low_priority ? &GetPGProcByNumber(blocker.procno)->fpInfoLock
-                                                 : LockHashPartitionLock(hash);
+    LWLock* guarding_lock = request.low_priority
+                                ? &GetPGProcByNumber(blocker.session.procno)->fpInfoLock
+                                : LockHashPartitionLock(hash);
     LWLockAcquire(guarding_lock, LW_SHARED);
     TerminationResult result =
         request.low_priority ? check_low_priority(blocker, request)
@@ -261,7 +263,7 @@ TerminationResult rehearse_termination(const BlockerIdentity& blocker,
 TerminationResult check_blocks(const BlockerIdentity& blocker, const RequestIdentity& request) {
     if (request.client_pid != 0 && !client_still_waits(request))
         return TerminationResult::no_client_waits;
-    PGPROC* victim = GetPGProcByNumber(blocker.procno);
+    PGPROC* victim = GetPGProcByNumber(blocker.session.procno);
     if (request.low_priority) {
         if (!still_waits_at_low_priority(request))
             return TerminationResult::request_gone;
@@ -282,10 +284,11 @@ TerminationResult check_blocks(const BlockerIdentity& blocker, const RequestIden
 }
 
 TerminationResult blocks(const BlockerIdentity& blocker, const RequestIdentity& request) {
-    PGPROC* proc = GetPGProcByNumber(blocker.procno);
+    PGPROC* proc = GetPGProcByNumber(blocker.session.procno);
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
-    bool same = blocker.pid > 0 && blocker.lxid != InvalidLocalTransactionId &&
-                proc->pid == blocker.pid && proc->fpLocalTransactionId == blocker.lxid;
+    const SessionId& session = blocker.session;
+    bool same = session.pid > 0 && session.lxid != InvalidLocalTransactionId &&
+                proc->pid == session.pid && proc->fpLocalTransactionId == session.lxid;
     TerminationResult result =
         same ? check_blocks(blocker, request) : TerminationResult::other_transaction;
     LWLockRelease(&proc->fpInfoLock);
@@ -304,8 +307,8 @@ Outcome outcome_of(const BlockerIdentity& blocker, RequestIdentity request) {
         return Outcome::still_blocks;
     // A transaction that ends gives its locks back last, and then the request is gone, too: so the
     // order is from the transaction to the lock.
-    const PGPROC* proc = GetPGProcByNumber(blocker.procno);
-    if (proc->pid != blocker.pid || compat::lxid_of(proc) != blocker.lxid)
+    const PGPROC* proc = GetPGProcByNumber(blocker.session.procno);
+    if (session_of(proc) != blocker.session)
         return Outcome::transaction_over;
     if (!is_still_idle(blocker))
         return Outcome::went_on;

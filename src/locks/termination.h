@@ -12,14 +12,13 @@
 #pragma once
 
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
 /// The session that was judged, in the transaction and the state in which it was judged.
 struct BlockerIdentity {
-    int procno;
-    int pid;
-    LocalTransactionId lxid;
+    SessionId session;       // of a prepared transaction its xid in the place of lxid
     TimestampTz state_start; // since when it has been idle in transaction, or active
     // Not idle, but stalled: it reads from its client in the midst of a statement. Then its status
     // must not have changed at all.

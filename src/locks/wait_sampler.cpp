@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "shmem/segment.h"
+#include "shmem/wait_decisions.h"
+
 extern "C" {
 #include "storage/latch.h"
 }
@@ -41,6 +44,9 @@ int64 sampled_lock_timeout;
 // disabled.
 int64 limit;
 
+// A limit also strikes where somebody has decided for this statement.
+bool heeds_decisions;
+
 // The limit has struck since start_wait_limit(), which has noted what had been sent by then.
 volatile sig_atomic_t limit_struck;
 InterruptMarks limit_marks;
@@ -64,6 +70,8 @@ int64 sampling_period() {
         period = std::min(sampled_lock_timeout / 3, kLongestPeriod);
     if (limit != 0)
         period = std::min(period, std::max(limit, kShortestPeriod));
+    if (heeds_decisions)
+        period = std::min(period, kLongestPeriod);
     return period;
 }
 
@@ -114,10 +122,13 @@ void take_sample() {
         if (sampled_lock_timeout != 0)
             next =
                 Min(Max(next, get_timeout_finish_time(LOCK_TIMEOUT)), now + sampled_lock_timeout);
-        if (limit != 0 && now >= sample.wait_start + limit)
+        if (limit != 0 &&
+            (now >= sample.wait_start + limit || (heeds_decisions && is_decision_posted())))
             strike();
         else if (limit != 0)
             next = std::min(next, sample.wait_start + limit);
+        if (heeds_decisions)
+            next = std::min(next, now + kLongestPeriod);
     }
     seen_waiting = lock != nullptr;
     looked_at = now;
@@ -168,15 +179,17 @@ void stop_wait_sampling(WaitSampling sampling) {
         watch_waits(sampling.outer_lock_timeout, limit);
 }
 
-void start_wait_limit(core::Microseconds new_limit) {
+void start_wait_limit(core::Microseconds new_limit, bool heed_decisions) {
     Assert(limit == 0 && new_limit > 0);
     register_timeout();
     limit_struck = 0;
     limit_marks = mark_interrupts();
+    heeds_decisions = heed_decisions && shared_state_available();
     watch_waits(sampled_lock_timeout, new_limit);
 }
 
 void stop_wait_limit() {
+    heeds_decisions = false;
     watch_waits(sampled_lock_timeout, 0);
     // A lock timeout that came too late to end its wait would end something else later.
     bool late_lock_timeout = get_timeout_indicator(LOCK_TIMEOUT, true);

@@ -41,7 +41,10 @@ void stop_wait_sampling(WaitSampling sampling);
 /// From now on each wait for a heavyweight lock ends with an error once it has lasted for `limit`
 /// (µs, more than 0); see is_wait_limit(). Limits don't nest. Raises FATAL as
 /// start_wait_sampling().
-void start_wait_limit(core::Microseconds limit);
+///
+/// \param heed_decisions  it ends before that, within 100 ms, where somebody decides for the
+///                        statement (shmem/wait_decisions)
+void start_wait_limit(core::Microseconds limit, bool heed_decisions = false);
 
 /// Ends it. Where the limit has struck, or lock_timeout, and that has ended no wait because the
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.

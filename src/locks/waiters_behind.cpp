@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "locks/lock_snapshot.h"
 #include "shmem/wait_board.h"
 
@@ -117,7 +118,7 @@ bool take_picture(Picture* picture) {
     const SnapshotSession* sessions = picture->snapshot.sessions;
     const SnapshotSession* end = sessions + picture->snapshot.table.sessions.size();
     const SnapshotSession* own = std::find_if(sessions, end, [](const SnapshotSession& session) {
-        return session.procno == compat::procno_of(MyProc);
+        return session.id.procno == compat::procno_of(MyProc);
     });
     picture->self = static_cast<core::SessionIndex>(own - sessions);
     return own != end;
@@ -141,25 +142,26 @@ bool is_apply_worker(int pid) {
 /// May it be kept waiting? What is not known of a session that is just ending does not matter.
 bool is_client_or_apply_worker(const SnapshotSession& session) {
     BackendStateOnly state;
-    if (!read_backend_state({session.procno, session.pid}, &state))
+    if (!read_backend_state(session.id, &state))
         return false;
-    return state.type == B_BACKEND || (state.type == B_BG_WORKER && is_apply_worker(session.pid));
+    return state.type == B_BACKEND ||
+           (state.type == B_BG_WORKER && is_apply_worker(session.id.pid));
 }
 
 void count_kept_waiting(const Picture& picture, BehindRecord* record, WaitersBehind* behind) {
     std::span<const core::Chain> chains = chains_to_us(picture, core::ChainRule::kept_waiting);
-    auto* kept = static_cast<core::KeptWaiting*>(palloc(sizeof(core::KeptWaiting) * chains.size()));
+    auto* kept = new_array<core::KeptWaiting>(chains.size());
     std::size_t count = 0;
     for (std::size_t i = 0; i < chains.size(); i++) {
         if (!chains[i].exists() || i == picture.self)
             continue;
         const SnapshotSession& session = picture.snapshot.sessions[i];
         LowPriorityWait own_wait;
-        if (read_low_priority_wait(session.procno, &own_wait) ||
+        if (read_low_priority_wait(session.id.procno, &own_wait) ||
             !is_client_or_apply_worker(session))
             continue;
         const SnapshotWait& wait = picture.snapshot.waits[chains[i].wait];
-        kept[count++] = {session.procno, session.pid, wait.wait_start, chains[i].complete};
+        kept[count++] = {session.id.procno, session.id.pid, wait.wait_start, chains[i].complete};
     }
     std::span<core::KeptWaiting> waits = {kept, count};
     core::note_look(*record, waits, picture.taken_at);
@@ -202,8 +204,7 @@ bool is_same_ring(const Picture& left_picture, const core::Ring& left, const Pic
         const SnapshotSession& session_b = right_picture.snapshot.sessions[b.session];
         const SnapshotWait& wait_a = left_picture.snapshot.waits[a.wait];
         const SnapshotWait& wait_b = right_picture.snapshot.waits[b.wait];
-        return session_a.procno == session_b.procno && session_a.pid == session_b.pid &&
-               session_a.lxid == session_b.lxid && wait_a.wait_start == wait_b.wait_start &&
+        return session_a.id == session_b.id && wait_a.wait_start == wait_b.wait_start &&
                wait_a.mode == wait_b.mode && memcmp(&wait_a.tag, &wait_b.tag, sizeof(LOCKTAG)) == 0;
     };
     return std::equal(left.members.begin(), left.members.end(), right.members.begin(),
@@ -244,7 +245,7 @@ void describe_ring(const Picture& picture, const core::Ring& ring, MemoryContext
     StringInfoData text;
     initStringInfo(&text);
     auto pid_of = [&picture](const core::RingMember& member) {
-        return picture.snapshot.sessions[member.session].pid;
+        return picture.snapshot.sessions[member.session].id.pid;
     };
     for (std::size_t i = 0; i < ring.members.size(); i++) {
         const core::RingMember& next = ring.members[(i + 1) % ring.members.size()];
@@ -259,8 +260,8 @@ void describe_ring(const Picture& picture, const core::Ring& ring, MemoryContext
     behind->ring_log_detail = MemoryContextStrdup(memory, text.data);
 }
 
-BackendIdentity identity_of(const Picture& picture, core::SessionIndex session) {
-    return {picture.snapshot.sessions[session].procno, picture.snapshot.sessions[session].pid};
+SessionId identity_of(const Picture& picture, core::SessionIndex session) {
+    return picture.snapshot.sessions[session].id;
 }
 
 /// \param memory  for the texts
@@ -288,7 +289,7 @@ void look_for_ring(Picture* picture, MemoryContext memory, WaitersBehind* behind
 } // namespace
 
 BehindRecord* new_behind_record() {
-    auto* record = static_cast<BehindRecord*>(palloc(sizeof(BehindRecord)));
+    auto* record = new_object<BehindRecord>();
     core::start_record(*record, GetCurrentTransactionStartTimestamp());
     return record;
 }

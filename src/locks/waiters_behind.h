@@ -46,9 +46,9 @@ struct WaitersBehind {
     std::uint32_t sessions;     // that are kept waiting
     core::Microseconds longest; // for so long
     RingState ring;
-    BackendIdentity ring_holder; // on the ring, whom we wait for; if ring is not none
-    BackendIdentity ring_closer; // on the ring, whose wait began last; likewise
-    TimestampTz ring_closed;     // when that was
+    SessionId ring_holder;   // on the ring, whom we wait for; if ring is not none
+    SessionId ring_closer;   // on the ring, whose wait began last; likewise
+    TimestampTz ring_closed; // when that was
     /// The closer waits at low priority, and so looks for rings himself; else it is his deadlock
     /// check that finds it, while we sleep on a holder's transaction.
     bool closer_looks;

@@ -21,15 +21,15 @@ constexpr int kCacheLine = 64; // to prefetch by; a wrong guess does no harm
 /// this session's (any more), or does not keep still. copy must not follow pointers that a torn
 /// read could spoil; those of the slot are set once, by the postmaster.
 template <class Copy>
-bool read_slot(BackendIdentity identity, Copy copy) {
-    const PgBackendStatus* slot = compat::status_slot(identity.procno, identity.pid);
+bool read_slot(const SessionId& session, Copy copy) {
+    const PgBackendStatus* slot = compat::status_slot(session.procno, session.pid);
     if (slot == nullptr)
         return false;
     for (int attempt = 0; attempt < kReadAttempts; attempt++) {
         int before;
         int after;
         pgstat_begin_read_activity(slot, before);
-        bool same_session = slot->st_procpid == identity.pid;
+        bool same_session = slot->st_procpid == session.pid;
         if (same_session)
             copy(slot);
         pgstat_end_read_activity(slot, after);
@@ -76,7 +76,7 @@ bool is_superuser(Oid role, NameLookup lookup) {
 
 } // namespace
 
-bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
+bool read_backend_status(const SessionId& session, BackendStatus* status) {
     // Room for the longest query text; its size is fixed at server start.
     static char* query;
     if (query == nullptr)
@@ -87,7 +87,7 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
     char application_name[NAMEDATALEN];
     std::size_t application_name_length;
     std::size_t query_length;
-    bool found = read_slot(identity, [&](const PgBackendStatus* slot) {
+    bool found = read_slot(session, [&](const PgBackendStatus* slot) {
         copy.type = slot->st_backendType;
         copy.state = slot->st_state;
         copy.xact_start = slot->st_xact_start_timestamp;
@@ -114,8 +114,8 @@ bool read_backend_status(BackendIdentity identity, BackendStatus* status) {
     return true;
 }
 
-void prefetch_backend_status(BackendIdentity identity) {
-    const PgBackendStatus* slot = compat::status_slot(identity.procno, identity.pid);
+void prefetch_backend_status(const SessionId& session) {
+    const PgBackendStatus* slot = compat::status_slot(session.procno, session.pid);
     if (slot == nullptr)
         return;
     for (Size offset = 0; offset < sizeof(*slot); offset += kCacheLine)
@@ -129,8 +129,8 @@ void prefetch_backend_status(BackendIdentity identity) {
     __builtin_prefetch(MyBEEntry->st_appname + index * NAMEDATALEN);
 }
 
-bool read_backend_state(BackendIdentity identity, BackendStateOnly* state) {
-    return read_slot(identity, [&](const PgBackendStatus* slot) {
+bool read_backend_state(const SessionId& session, BackendStateOnly* state) {
+    return read_slot(session, [&](const PgBackendStatus* slot) {
         state->type = slot->st_backendType;
         state->state = slot->st_state;
         state->xact_start = slot->st_xact_start_timestamp;
@@ -139,10 +139,10 @@ bool read_backend_state(BackendIdentity identity, BackendStateOnly* state) {
     });
 }
 
-bool is_wraparound_vacuum(BackendIdentity identity) {
-    const PGPROC* proc = GetPGProcByNumber(identity.procno);
+bool is_wraparound_vacuum(const SessionId& session) {
+    const PGPROC* proc = GetPGProcByNumber(session.procno);
     LWLockAcquire(ProcArrayLock, LW_SHARED);
-    uint8 flags = proc->pid == identity.pid ? ProcGlobal->statusFlags[proc->pgxactoff] : 0;
+    uint8 flags = proc->pid == session.pid ? ProcGlobal->statusFlags[proc->pgxactoff] : 0;
     LWLockRelease(ProcArrayLock);
     return (flags & PROC_IS_AUTOVACUUM) != 0 && (flags & PROC_VACUUM_FOR_WRAPAROUND) != 0;
 }

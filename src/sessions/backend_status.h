@@ -6,14 +6,9 @@
 
 #include "boundary/compat.h"
 #include "sessions/object_names.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
-
-/// Which session, so that a slot that has been reused since is not mistaken for it.
-struct BackendIdentity {
-    int procno; // of its PGPROC
-    int pid;
-};
 
 /// What a slot says. Strings are allocated in the current memory context, and valid in this
 /// session's database (boundary/valid_text).
@@ -42,19 +37,19 @@ struct BackendStateOnly {
     int change_count;
 };
 
-/// Reads the slot of a session. Returns false, and leaves *status alone, where the session has
-/// ended or its slot changes too fast to be read (both are rare and mean the same to callers:
-/// unknown). May ereport out of memory.
-bool read_backend_status(BackendIdentity identity, BackendStatus* status);
+/// Reads the slot of a session, in whatever transaction. Returns false, and leaves *status alone,
+/// where the session has ended or its slot changes too fast to be read (both are rare and mean the
+/// same to callers: unknown). May ereport out of memory.
+bool read_backend_status(const SessionId& session, BackendStatus* status);
 
 /// Asks the processor to load what read_backend_status() is going to read soon.
-void prefetch_backend_status(BackendIdentity identity);
+void prefetch_backend_status(const SessionId& session);
 
 /// The same for the state alone. Never ereports, never allocates.
-bool read_backend_state(BackendIdentity identity, BackendStateOnly* state);
+bool read_backend_state(const SessionId& session, BackendStateOnly* state);
 
 /// Does this process do an autovacuum that no request for a lock interrupts? Takes ProcArrayLock.
-bool is_wraparound_vacuum(BackendIdentity identity);
+bool is_wraparound_vacuum(const SessionId& session);
 
 /// May the current user see the details of a session of this role: state, query, ages, client
 /// address, wait event? The rule of pg_stat_activity: members of pg_read_all_stats and of the role.

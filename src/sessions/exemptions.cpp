@@ -76,19 +76,17 @@ ExemptionLists read_exemption_lists(bool report_missing) {
     return lists;
 }
 
-void find_exemptions(BackendIdentity session, LocalTransactionId lxid, Oid role,
-                     const BackendStatus& status, const ExemptionLists& lists, NameLookup lookup,
-                     core::SessionFacts* facts) {
+void find_exemptions(const SessionId& session, Oid role, const BackendStatus& status,
+                     const ExemptionLists& lists, NameLookup lookup, core::SessionFacts* facts) {
     facts->protected_by_setting = is_protected(session.procno, status.proc_start);
     facts->exempt_role = is_member_of_any(role, lists.roles);
     facts->exempt_database = is_named(database_name(status.database, lookup), lists.databases);
     facts->exempt_application =
         core::matches_application(settings.exempt_applications, status.application_name);
-    facts->shares_snapshot = shares_snapshot(session.procno, session.pid, lxid);
+    facts->shares_snapshot = shares_snapshot(session);
 }
 
-const char* why_exempt(BackendIdentity session, LocalTransactionId lxid,
-                       const ExemptionLists& lists, NameLookup lookup) {
+const char* why_exempt(const SessionId& session, const ExemptionLists& lists, NameLookup lookup) {
     if (!exemptions_can_be_read(lookup))
         return "what pg_lockguard.exempt_roles says can't be looked up without waiting for a lock";
     BackendStatus status;
@@ -98,7 +96,7 @@ const char* why_exempt(BackendIdentity session, LocalTransactionId lxid,
     core::SessionFacts facts = {};
     facts.client_backend = true;
     facts.idle_in_transaction = true; // what it does is not asked here
-    find_exemptions(session, lxid, proc->roleId, status, lists, lookup, &facts);
+    find_exemptions(session, proc->roleId, status, lists, lookup, &facts);
     core::SpareReason reason = core::spare_reason(facts, {}, core::Remedy::end);
     // Static text with an end.
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();

@@ -34,18 +34,15 @@ ExemptionLists read_exemption_lists(bool report_missing);
 /// the answer is firm: what a session says of itself it says while it is active. Needs what
 /// read_exemption_lists() needs; may ereport. Not under any LWLock: see shares_snapshot().
 ///
-/// \param session  the one that `status` is about
-/// \param lxid     of its transaction
+/// \param session  the one that `status` is about, with its transaction
 /// \param role     the authenticated one: SET ROLE neither protects nor exposes
-void find_exemptions(BackendIdentity session, LocalTransactionId lxid, Oid role,
-                     const BackendStatus& status, const ExemptionLists& lists, NameLookup lookup,
-                     core::SessionFacts* facts);
+void find_exemptions(const SessionId& session, Oid role, const BackendStatus& status,
+                     const ExemptionLists& lists, NameLookup lookup, core::SessionFacts* facts);
 
 /// The same in words, for a statement that would end the session: null where nothing exempts it (or
 /// it has ended), else what follows "PID 4711 is spared: ". Where that can't be found out, the
 /// words say so: in doubt nobody is ended. Says nothing of superusers. In the current memory
 /// context or static.
-const char* why_exempt(BackendIdentity session, LocalTransactionId lxid,
-                       const ExemptionLists& lists, NameLookup lookup);
+const char* why_exempt(const SessionId& session, const ExemptionLists& lists, NameLookup lookup);
 
 } // namespace lockguard::pg

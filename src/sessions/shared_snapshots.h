@@ -9,6 +9,7 @@
 #pragma once
 
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
@@ -20,7 +21,7 @@ inline bool imports_snapshot(const Node* statement) {
            strcmp(set->name, "TRANSACTION SNAPSHOT") == 0;
 }
 
-/// Has the session exported or imported a snapshot in this transaction?
+/// Has the session exported or imported a snapshot in that transaction?
 ///
 /// An import is known where the session has published it (see publish_imported_snapshot() in
 /// shmem/imported_snapshots): not where the library was not preloaded. An export is known in any
@@ -30,6 +31,6 @@ inline bool imports_snapshot(const Node* statement) {
 /// idle before this was asked, and is found not to have been active since, it is firm.
 ///
 /// Looks for a file: not to be called under any LWLock or spinlock. Never ereports.
-bool shares_snapshot(int procno, int pid, LocalTransactionId lxid);
+bool shares_snapshot(const SessionId& session);
 
 } // namespace lockguard::pg

@@ -28,8 +28,8 @@ bool send_sigint(int pid) {
 CancelResult check_transaction(const PGPROC* proc, const StatementIdentity& statement,
                                CancelCondition condition, const void* argument) {
     // kill(0) would reach the whole server.
-    if (statement.pid <= 0 || statement.lxid == InvalidLocalTransactionId ||
-        proc->pid != statement.pid || proc->fpLocalTransactionId != statement.lxid)
+    if (statement.session.pid <= 0 || statement.session.lxid == InvalidLocalTransactionId ||
+        proc->pid != statement.session.pid || proc->fpLocalTransactionId != statement.session.lxid)
         return CancelResult::other_transaction;
     if (condition != nullptr && !condition(argument))
         return CancelResult::not_wanted;
@@ -38,7 +38,7 @@ CancelResult check_transaction(const PGPROC* proc, const StatementIdentity& stat
 
 /// The last thing to ask.
 CancelResult check_statement(const StatementIdentity& statement) {
-    if (waits_for_standbys(statement.procno))
+    if (waits_for_standbys(statement.session.procno))
         return CancelResult::commits;
     return is_in_statement(statement) ? CancelResult::signaled : CancelResult::other_statement;
 }
@@ -52,25 +52,25 @@ void set_text(char (&field)[kCancelTextBytes], const char* text) {
 CancelResult cancel_statement(const StatementIdentity& statement, const char* detail,
                               const char* hint, CancelCondition condition, const void* argument) {
     CancelNotice notice = {};
-    notice.pid = statement.pid;
-    notice.lxid = statement.lxid;
+    notice.pid = statement.session.pid;
+    notice.lxid = statement.session.lxid;
     notice.statement = statement.start;
     set_text(notice.detail, detail);
     set_text(notice.hint, hint);
 
-    PGPROC* proc = GetPGProcByNumber(statement.procno);
+    PGPROC* proc = GetPGProcByNumber(statement.session.procno);
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
     CancelResult result = check_transaction(proc, statement, condition, argument);
     if (result == CancelResult::signaled) {
         // First the notice: the statement may be over before kill() returns. And nothing comes
         // between the last look and the signal.
         if (detail != nullptr)
-            post_cancel_notice(statement.procno, notice);
+            post_cancel_notice(statement.session.procno, notice);
         result = check_statement(statement);
-        if (result == CancelResult::signaled && !send_sigint(statement.pid))
+        if (result == CancelResult::signaled && !send_sigint(statement.session.pid))
             result = CancelResult::signal_failed;
         if (result != CancelResult::signaled)
-            withdraw_cancel_notice(statement.procno, notice);
+            withdraw_cancel_notice(statement.session.procno, notice);
     }
     LWLockRelease(&proc->fpInfoLock);
     return result;
@@ -78,7 +78,7 @@ CancelResult cancel_statement(const StatementIdentity& statement, const char* de
 
 CancelResult rehearse_cancel(const StatementIdentity& statement, CancelCondition condition,
                              const void* argument) {
-    PGPROC* proc = GetPGProcByNumber(statement.procno);
+    PGPROC* proc = GetPGProcByNumber(statement.session.procno);
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
     CancelResult result = check_transaction(proc, statement, condition, argument);
     if (result == CancelResult::signaled)
@@ -95,8 +95,8 @@ bool waits_for_standbys(int procno) {
 
 bool is_in_statement(const StatementIdentity& statement) {
     BackendStateOnly state;
-    return read_backend_state({statement.procno, statement.pid}, &state) &&
-           is_active(state.state) && state.state_start == statement.start;
+    return read_backend_state(statement.session, &state) && is_active(state.state) &&
+           state.state_start == statement.start;
 }
 
 const char* cancel_result_text(CancelResult result) {

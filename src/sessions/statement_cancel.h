@@ -16,16 +16,15 @@
 #pragma once
 
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
 /// What a client has sent and its session works on: a statement, or several in one message; or one
 /// step (parse, bind, execute) of the extended protocol. No two of a session have the same start.
 struct StatementIdentity {
-    int procno;
-    int pid;
-    LocalTransactionId lxid; // of the transaction
-    TimestampTz start;       // since when it has been active: BackendStateOnly::state_start
+    SessionId session;
+    TimestampTz start; // since when it has been active: BackendStateOnly::state_start
 };
 
 enum class CancelResult {

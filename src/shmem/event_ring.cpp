@@ -75,6 +75,8 @@ const char* event_kind_name(EventKind kind) {
         return "ddl_deadlock";
     case EventKind::ddl_blocker_terminated:
         return "ddl_blocker_terminated";
+    case EventKind::ddl_decided:
+        return "ddl_decided";
     case EventKind::blocker_logged:
         return "blocker_logged";
     case EventKind::blocker_resolved:

@@ -22,6 +22,7 @@ enum class EventKind : int {
     ddl_timeout,            // ... has given up
     ddl_deadlock,           // ... was in a deadlock
     ddl_blocker_terminated, // ... has ended a session that was in its way
+    ddl_decided,            // somebody has decided for it (pg_lockguard_decide)
     blocker_logged,         // the worker would have ended a session
     blocker_resolved,       // ... and that has ceased to block by itself
     blocker_terminated,     // the worker has ended a session

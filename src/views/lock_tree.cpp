@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "boundary/result_rows.h"
 #include "locks/lock_snapshot.h"
 #include "sessions/backend_status.h"
@@ -83,11 +84,10 @@ struct SessionDetails {
 };
 
 /// Everything that the rows are made of. Plain data in one memory context.
-struct Picture {
-    pg::LockSnapshot snapshot;
-    core::LockGraph graph;
-    SessionDetails* details; // parallel to the snapshot's sessions
-    text** lock_objects;     // parallel to the snapshot's waits
+struct Picture : pg::WaitGraph {
+    SessionDetails* details;      // parallel to the snapshot's sessions
+    core::Timestamp* xact_starts; // likewise; kUnknownTime where there is none
+    text** lock_objects;          // parallel to the snapshot's waits
     pg::NameLookup names;
     TimestampTz now;
 };
@@ -271,7 +271,7 @@ void set_details(Row* row, const SessionDetails& details, const pg::SnapshotSess
     row->set_word(col_wait_event_type, pgstat_get_wait_event_type(session.wait_event_info));
     row->set_word(col_wait_event, pgstat_get_wait_event(session.wait_event_info));
     set_client_addr(row, status.client_addr);
-    const char* backend_type = pg::backend_type_name(status.type, session.pid);
+    const char* backend_type = pg::backend_type_name(status.type, session.id.pid);
     if (status.type != B_BG_WORKER)
         row->set_word(col_backend_type, backend_type);
     else if (backend_type != nullptr)
@@ -288,7 +288,7 @@ void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
     row->set_name(col_usename, details.usename);
     if (details.gid != nullptr) {
         row->set(col_gid, CStringGetTextDatum(details.gid));
-        row->set_age(col_xact_age, picture.snapshot.core_sessions[index].xact_start, picture.now);
+        row->set_age(col_xact_age, picture.xact_starts[index], picture.now);
     }
     if (!details.has_status)
         return;
@@ -299,12 +299,14 @@ void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
         row->set_word(col_query, "<insufficient privilege>");
 }
 
-/// Reads the status of the sessions that the graph connects, and tells the graph how old their
-/// transactions are.
+/// Reads the status of the sessions that the graph connects, and since when they are in their
+/// transactions.
 void read_details(Picture* picture) {
     pg::LockSnapshot& snapshot = picture->snapshot;
     std::size_t count = picture->graph.sessions.size();
-    picture->details = static_cast<SessionDetails*>(palloc0(sizeof(SessionDetails) * count));
+    picture->details = pg::new_zeroed_array<SessionDetails>(count);
+    picture->xact_starts = pg::new_array<core::Timestamp>(count);
+    std::fill_n(picture->xact_starts, count, core::kUnknownTime);
     for (core::SessionIndex i = 0; i < count; i++) {
         auto edges = picture->graph.blockers_of(i);
         for (const core::Edge& edge : edges)
@@ -316,14 +318,13 @@ void read_details(Picture* picture) {
     for (core::SessionIndex i = 0; i < count; i++) {
         const pg::SnapshotSession& session = snapshot.sessions[i];
         SessionDetails& details = picture->details[i];
-        core::Timestamp& xact_start = snapshot.core_sessions[i].xact_start;
+        core::Timestamp& xact_start = picture->xact_starts[i];
         if (i + ahead < count)
-            pg::prefetch_backend_status(
-                {snapshot.sessions[i + ahead].procno, snapshot.sessions[i + ahead].pid});
+            pg::prefetch_backend_status(snapshot.sessions[i + ahead].id);
         if (!details.in_tree)
             continue;
         CHECK_FOR_INTERRUPTS();
-        if (session.pid == 0) {
+        if (session.id.pid == 0) {
             pg::PreparedTransaction prepared;
             if (pg::find_prepared_transaction(session.prepared_xid, picture->names, &prepared) &&
                 prepared.gid != nullptr) {
@@ -332,8 +333,7 @@ void read_details(Picture* picture) {
             }
             continue;
         }
-        details.has_status =
-            pg::read_backend_status({session.procno, session.pid}, &details.status);
+        details.has_status = pg::read_backend_status(session.id, &details.status);
         if (!details.has_status)
             continue;
         details.visible = pg::may_see_details(details.status.role, picture->names);
@@ -374,7 +374,7 @@ void read_names(Picture* picture) {
                               : name_of(pg::role_name(session.role, picture->names));
     }
     picture->lock_objects =
-        static_cast<text**>(palloc0(sizeof(text*) * static_cast<Size>(snapshot.wait_count)));
+        pg::new_zeroed_array<text*>(static_cast<std::size_t>(snapshot.wait_count));
     for (int i = 0; i < snapshot.wait_count; i++) {
         const pg::SnapshotWait& wait = snapshot.waits[i];
         if (i > 0 && memcmp(&wait.tag, &snapshot.waits[i - 1].tag, sizeof(LOCKTAG)) == 0)
@@ -386,11 +386,8 @@ void read_names(Picture* picture) {
 
 /// Looks at the lock table. Returns false where nobody waits; else picture->names is to be closed.
 bool take_picture(Picture* picture) {
-    if (!pg::take_lock_snapshot(&picture->snapshot))
+    if (!pg::take_wait_graph(picture))
         return false;
-    picture->graph = pg::call_core(CurrentMemoryContext, [picture](auto& memory) {
-        return core::build_lock_graph(picture->snapshot.table, memory);
-    });
     picture->names = pg::open_name_lookup();
     read_details(picture);
     read_names(picture);
@@ -420,12 +417,12 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
         const pg::SnapshotSession& session = picture.snapshot.sessions[forest_row.session];
         Row row(&room.words);
         // The pids from the root to the row: the rows come depth first, so those above are there.
-        room.path.elements()[forest_row.depth] = session.pid;
+        room.path.elements()[forest_row.depth] = session.id.pid;
 
         row.set(col_tree, pg::drawing_value(forest_row.tree));
-        row.set(col_pid, Int32GetDatum(session.pid));
+        row.set(col_pid, Int32GetDatum(session.id.pid));
         row.set(col_depth, Int32GetDatum(static_cast<int32>(forest_row.depth)));
-        row.set(col_root_pid, Int32GetDatum(picture.snapshot.sessions[forest_row.root].pid));
+        row.set(col_root_pid, Int32GetDatum(picture.snapshot.sessions[forest_row.root].id.pid));
         row.set(col_path, room.path.first(std::size_t{forest_row.depth} + 1));
         set_blockers(&row, picture.graph, forest_row.session, &room);
         row.set(col_blocks, Int32GetDatum(static_cast<int32>(forest_row.blocks)));
@@ -463,7 +460,8 @@ void lock_tree(FunctionCallInfo fcinfo) {
     if (!take_picture(&picture))
         return;
     auto rows = pg::call_core(CurrentMemoryContext, [&picture](auto& memory) {
-        return core::grow_lock_forest(picture.graph, memory);
+        return core::grow_lock_forest(picture.graph,
+                                      {picture.xact_starts, picture.graph.sessions.size()}, memory);
     });
     elog(DEBUG2, "pg_lockguard: copied %d waits, partition locks held for %u ns",
          picture.snapshot.wait_count,
@@ -477,7 +475,7 @@ void lock_tree(FunctionCallInfo fcinfo) {
 
 } // namespace lockguard::features
 
-/// lock_tree() returns setof record, see docs and DESIGN section 2. Errors: 55000 where the SQL
+/// lock_tree() returns setof record, see docs/reference.md. Errors: 55000 where the SQL
 /// declaration is of another version than the library, 53200.
 Datum pg_lockguard_lock_tree(PG_FUNCTION_ARGS) {
     using namespace lockguard;

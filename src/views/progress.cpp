@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "boundary/result_rows.h"
 #include "locks/lock_holders.h"
 #include "sessions/object_names.h"
@@ -94,9 +95,9 @@ Datum holder_pids(int procno, const pg::LowPriorityWait& wait) {
     if (wait.phase == pg::WaitPhase::running || !wait.lock_known)
         return PointerGetDatum(construct_empty_array(INT4OID));
     std::span<const pg::LockHolder> holders = pg::find_lock_holders(wait.tag, wait.mode, procno);
-    auto* pids = static_cast<Datum*>(palloc(sizeof(Datum) * std::max<Size>(holders.size(), 1)));
+    auto* pids = pg::new_array<Datum>(holders.size());
     for (std::size_t i = 0; i < holders.size(); i++)
-        pids[i] = Int32GetDatum(holders[i].pid);
+        pids[i] = Int32GetDatum(holders[i].session.pid);
     std::sort(pids, pids + holders.size(),
               [](Datum left, Datum right) { return DatumGetInt32(left) < DatumGetInt32(right); });
     return PointerGetDatum(construct_array(pids, static_cast<int>(holders.size()), INT4OID,

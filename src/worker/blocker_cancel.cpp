@@ -19,7 +19,7 @@ bool still_blocks(const void* argument) {
 }
 
 StatementIdentity statement_of(const BlockerIdentity& blocker) {
-    return {blocker.procno, blocker.pid, blocker.lxid, blocker.state_start};
+    return {blocker.session, blocker.state_start};
 }
 
 const char* reason(CancelResult result, TerminationResult last_check) {

@@ -1,6 +1,9 @@
 #include "worker/blocker_look.h"
 
+#include <algorithm>
+
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "boundary/request_modes.h"
 #include "boundary/settings.h"
 #include "sessions/exemptions.h"
@@ -18,7 +21,7 @@ namespace {
 /// count for now.
 core::Requester requester_of(const SnapshotSession& session) {
     BackendStateOnly state;
-    if (!read_backend_state({session.procno, session.pid}, &state) || state.type == B_STARTUP)
+    if (!read_backend_state(session.id, &state) || state.type == B_STARTUP)
         return core::Requester::exempt;
     return state.type == B_BACKEND ? core::Requester::client : core::Requester::background;
 }
@@ -44,17 +47,16 @@ bool is_request(const SnapshotWait& wait) {
 /// Collects the waits that may count.
 void collect_requests(BlockerLook* look) {
     const LockSnapshot& snapshot = look->snapshot;
-    auto room = static_cast<Size>(snapshot.wait_count);
-    look->requests = static_cast<core::BlockedRequest*>(palloc(room * sizeof(*look->requests)));
-    look->request_waits =
-        static_cast<const SnapshotWait**>(palloc(room * sizeof(*look->request_waits)));
+    auto room = static_cast<std::size_t>(snapshot.wait_count);
+    look->requests = new_array<core::BlockedRequest>(room);
+    look->request_waits = new_array<const SnapshotWait*>(room);
     look->request_count = 0;
     for (int i = 0; i < snapshot.wait_count; i++) {
         const SnapshotWait& wait = snapshot.waits[i];
         if (!is_request(wait))
             continue;
         const SnapshotSession& session = snapshot.sessions[wait.session];
-        if (session.procno != wait.procno)
+        if (session.id.procno != wait.procno)
             continue; // a parallel worker never asks for it; its own pid is not in the snapshot
         bool for_transaction = wait.tag.locktag_type != LOCKTAG_RELATION;
         look->requests[look->request_count] = {wait.session,
@@ -69,21 +71,15 @@ void collect_requests(BlockerLook* look) {
     }
 }
 
-void build_graph(BlockerLook* look) {
-    look->graph = call_core(look->memory, [look](std::pmr::memory_resource& memory) {
-        return core::build_lock_graph(look->snapshot.table, memory);
-    });
-}
-
 /// Is the session stalled? Since when is a matter of looking twice: data that arrives changes the
 /// status (the progress of COPY), and so does the next message of a statement.
 void note_stall(const BlockerLook& look, const SnapshotSession& session,
                 const BackendStatus& status, core::SessionFacts* facts, Stall* stall) {
-    if (status.state != STATE_RUNNING || !reads_from_client(session.procno))
+    if (status.state != STATE_RUNNING || !reads_from_client(session.id.procno))
         return;
-    if (stall->pid != session.pid || stall->lxid != session.lxid ||
-        stall->change_count != status.change_count || stall->since > look.now)
-        *stall = {session.pid, session.lxid, status.change_count, look.now};
+    if (stall->session != session.id || stall->change_count != status.change_count ||
+        stall->since > look.now)
+        *stall = {session.id, status.change_count, look.now};
     facts->stalled = true;
     facts->stalled_since = stall->since;
 }
@@ -93,34 +89,35 @@ void note_stall(const BlockerLook& look, const SnapshotSession& session,
 void read_facts(BlockerLook* look, core::SessionIndex index, LookMemory* earlier) {
     const SnapshotSession& session = look->snapshot.sessions[index];
     core::SessionFacts* facts = &look->facts[index];
-    if (session.pid == 0) {
-        if (!TransactionIdIsValid(session.prepared_xid) || session.procno < 0)
+    if (session.id.pid == 0) {
+        if (!TransactionIdIsValid(session.prepared_xid) || session.id.procno < 0)
             return;
-        Stall* seen = &earlier->stalls[session.procno];
-        if (seen->pid != 0 || seen->lxid != session.prepared_xid || seen->since > look->now)
-            *seen = {0, session.prepared_xid, 0, look->now};
+        Stall* seen = &earlier->stalls[session.id.procno];
+        const SessionId prepared = {session.id.procno, 0, session.prepared_xid};
+        if (seen->session != prepared || seen->since > look->now)
+            *seen = {prepared, 0, look->now};
         facts->prepared = true;
         facts->state_start = seen->since;
-        look->snapshot.core_sessions[index].xact_start = seen->since;
+        facts->xact_start = seen->since;
         return;
     }
-    auto* status = static_cast<BackendStatus*>(palloc(sizeof(BackendStatus)));
-    if (!read_backend_status({session.procno, session.pid}, status))
+    auto* status = new_object<BackendStatus>();
+    if (!read_backend_status(session.id, status))
         return;
     // The status is younger than the snapshot. It is about the same transaction only if that still
     // runs now.
-    if (compat::lxid_of(GetPGProcByNumber(session.procno)) != session.lxid)
+    if (compat::lxid_of(GetPGProcByNumber(session.id.procno)) != session.id.lxid)
         return;
     facts->client_backend = status->type == B_BACKEND;
     facts->replication = status->type == B_WAL_SENDER;
     facts->idle_in_transaction = is_idle_in_transaction(status->state);
     facts->aborted = status->state == STATE_IDLEINTRANSACTION_ABORTED;
     facts->active = is_active(status->state);
-    facts->committing = waits_for_standbys(session.procno);
+    facts->committing = waits_for_standbys(session.id.procno);
     facts->state_start = status->state_start;
-    note_stall(*look, session, *status, facts, &earlier->stalls[session.procno]);
+    note_stall(*look, session, *status, facts, &earlier->stalls[session.id.procno]);
     if (status->xact_start != 0)
-        look->snapshot.core_sessions[index].xact_start = status->xact_start;
+        facts->xact_start = status->xact_start;
     look->statuses[index] = status;
 }
 
@@ -133,8 +130,7 @@ void find_waiting_clients(BlockerLook* look) {
         const SnapshotWait& wait = look->snapshot.waits[i];
         const SnapshotSession& session = look->snapshot.sessions[wait.session];
         BackendStateOnly state;
-        if (!wait.safe_snapshot && session.pid != 0 &&
-            read_backend_state({session.procno, session.pid}, &state))
+        if (!wait.safe_snapshot && session.id.pid != 0 && read_backend_state(session.id, &state))
             look->facts[wait.session].waiting_client = state.type == B_BACKEND;
     }
 }
@@ -143,10 +139,9 @@ void find_waiting_clients(BlockerLook* look) {
 /// them can come into question.
 bool collect_facts(BlockerLook* look, LookMemory* earlier) {
     look->session_count = look->graph.sessions.size();
-    look->facts =
-        static_cast<core::SessionFacts*>(palloc0(look->session_count * sizeof(*look->facts)));
-    look->statuses =
-        static_cast<BackendStatus**>(palloc0(look->session_count * sizeof(*look->statuses)));
+    look->facts = new_array<core::SessionFacts>(look->session_count);
+    std::fill_n(look->facts, look->session_count, core::SessionFacts{});
+    look->statuses = new_zeroed_array<BackendStatus*>(look->session_count);
     find_waiting_clients(look);
     bool any = false;
     for (std::size_t i = 0; i < look->request_count; i++) {
@@ -196,8 +191,8 @@ void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
         if (!facts->client_backend)
             return;
         facts->superuser = superuser_arg(session.role);
-        find_exemptions({session.procno, session.pid}, session.lxid, session.role,
-                        *look->statuses[decision.victim], lists, lookup, facts);
+        find_exemptions(session.id, session.role, *look->statuses[decision.victim], lists, lookup,
+                        facts);
     };
     for (const core::BlockerDecision& decision : look->judgement.to_end)
         complete(decision);
@@ -232,16 +227,17 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
 
     BackendStatus blocked_status;
     const char* requester = nullptr;
-    bool blocked_known = read_backend_status({blocked.procno, blocked.pid}, &blocked_status);
+    bool blocked_known = read_backend_status(blocked.id, &blocked_status);
     if (decision.spared == core::SpareReason::no_client_waits)
-        requester = blocked_known ? kind_of_process(blocked_status.type, blocked.pid) : "unknown";
+        requester =
+            blocked_known ? kind_of_process(blocked_status.type, blocked.id.pid) : "unknown";
     const char* command = blocked_known ? leading_command(blocked_status.query) : nullptr;
 
     BlockerCase result = {};
     result.decision = decision;
     result.requester = requester;
     core::Termination& words = result.words;
-    words.victim_pid = victim.pid;
+    words.victim_pid = victim.id.pid;
     words.prepared_xid = victim.prepared_xid;
     words.role = text_of(role_name(victim.role, lookup));
     words.database =
@@ -252,16 +248,16 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
     words.active = decision.remedy == core::Remedy::cancel;
     words.stalled = facts.stalled && !words.active;
     words.idle = decision.idle;
-    words.blocked_pid = blocked.pid;
+    words.blocked_pid = blocked.id.pid;
     words.blocked_command = text_of(command);
     words.blocked_mode = GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode);
     words.relation = look.requests[decision.request].relation;
     words.blocked_for = decision.blocked_for;
     words.others_blocked = decision.blocks > 0 ? decision.blocks - 1 : 0;
 
-    auto* event = static_cast<Event*>(palloc(sizeof(Event)));
+    auto* event = new_object<Event>();
     new_event(EventKind::blocker_spared, event);
-    event->pid = blocked.pid;
+    event->pid = blocked.id.pid;
     event->role = blocked.role;
     event->database = blocked.database;
     if (blocked_known)
@@ -273,9 +269,9 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
         event->relation = words.relation;
     }
     event->lock_mode = wait.mode;
-    event->waited = Max(look.now - wait.wait_start, 0);
+    event->waited = std::max<core::Microseconds>(core::age(wait.wait_start, look.now), 0);
     event->has_blocker = true;
-    event->blocker_pid = victim.pid;
+    event->blocker_pid = victim.id.pid;
     event->blocker_role = victim.role;
     event->blocker_idle = words.active ? -1 : decision.idle;
     if (status != nullptr) {
@@ -296,18 +292,18 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
 core::TreeLabel label_of(const BlockerLook& look, core::SessionIndex index) {
     const SnapshotSession& session = look.snapshot.sessions[index];
     core::TreeLabel label = {};
-    if (session.pid == 0)
+    if (session.id.pid == 0)
         label.gid = psprintf("transaction %u", session.prepared_xid);
     label.waited = -1;
     BackendStatus status;
-    if (session.pid != 0 && read_backend_status({session.procno, session.pid}, &status))
+    if (session.id.pid != 0 && read_backend_status(session.id, &status))
         label.application = status.application_name;
     if (session.first_wait >= 0) {
         const SnapshotWait& wait = look.snapshot.waits[session.first_wait];
         if (!wait.safe_snapshot) {
             label.wants = GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode);
             label.object = locked_object_text(wait.tag, {});
-            label.waited = Max(look.now - wait.wait_start, 0);
+            label.waited = std::max<core::Microseconds>(core::age(wait.wait_start, look.now), 0);
         }
     }
     return label;
@@ -317,26 +313,28 @@ core::TreeLabel label_of(const BlockerLook& look, core::SessionIndex index) {
 void draw(BlockerLook* look) {
     if (look->labels != nullptr)
         return;
-    look->rows = call_core(look->memory, [look](std::pmr::memory_resource& memory) {
-        return core::grow_lock_forest(look->graph, memory);
-    });
-    look->labels =
-        static_cast<core::TreeLabel*>(palloc0(look->session_count * sizeof(*look->labels)));
-    for (std::size_t i = 0; i < look->session_count; i++)
+    auto* xact_starts = new_array<core::Timestamp>(look->session_count);
+    look->labels = new_zeroed_array<core::TreeLabel>(look->session_count);
+    for (std::size_t i = 0; i < look->session_count; i++) {
+        xact_starts[i] = look->facts[i].xact_start;
         look->labels[i].waited = -1;
+    }
+    look->rows = call_core(look->memory, [&](std::pmr::memory_resource& memory) {
+        return core::grow_lock_forest(look->graph, {xact_starts, look->session_count}, memory);
+    });
 }
 
 /// Names a client that waits behind a request, where there is one.
 void set_client_behind(const BlockerLook& look, core::SessionIndex requester,
                        RequestIdentity* request) {
-    auto* marks = static_cast<bool*>(palloc(look.session_count * sizeof(bool)));
+    auto* marks = new_array<bool>(look.session_count);
     core::mark_waiters_behind(look.graph, requester, {marks, look.session_count});
     for (std::size_t i = 0; i < look.session_count; i++) {
         const SnapshotSession& session = look.snapshot.sessions[i];
         if (i == requester || !marks[i] || !look.facts[i].waiting_client || session.first_wait < 0)
             continue;
         request->client_procno = look.snapshot.waits[session.first_wait].procno;
-        request->client_pid = session.pid;
+        request->client_pid = session.id.pid;
         break;
     }
     pfree(marks);
@@ -348,12 +346,11 @@ bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* l
     *look = {};
     look->memory = memory;
     look->now = GetCurrentTimestamp();
-    if (!take_lock_snapshot(&look->snapshot))
+    if (!take_wait_graph(look))
         return false;
     collect_requests(look);
     if (look->request_count == 0)
         return false;
-    build_graph(look);
     if (!collect_facts(look, earlier))
         return false;
     judge(look);
@@ -372,7 +369,7 @@ BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {
         const core::Judgement& judgement = look->judgement;
         result.to_end = judgement.to_end.size();
         result.count = result.to_end + judgement.to_spare.size();
-        result.cases = static_cast<BlockerCase*>(palloc((result.count + 1) * sizeof(BlockerCase)));
+        result.cases = new_array<BlockerCase>(result.count);
         for (std::size_t i = 0; i < result.count; i++)
             result.cases[i] = describe(*look,
                                        i < result.to_end ? judgement.to_end[i]
@@ -389,10 +386,10 @@ BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {
 BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDecision& decision) {
     const SnapshotSession& victim = look.snapshot.sessions[decision.victim];
     const core::SessionFacts& facts = look.facts[decision.victim];
-    BlockerIdentity blocker = {victim.procno, victim.pid, victim.lxid, facts.state_start};
+    BlockerIdentity blocker = {victim.id, facts.state_start};
     blocker.active = decision.remedy == core::Remedy::cancel;
     if (facts.prepared)
-        blocker.lxid = victim.prepared_xid;
+        blocker.session.lxid = victim.prepared_xid;
     const BackendStatus* status = look.statuses[decision.victim];
     if (facts.stalled && !blocker.active && status != nullptr) {
         blocker.stalled = true;
@@ -403,7 +400,7 @@ BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDec
 
 RequestIdentity request_identity(const BlockerLook& look, const core::BlockerDecision& decision) {
     const SnapshotWait& wait = *look.request_waits[decision.request];
-    RequestIdentity request = {wait.procno, look.snapshot.sessions[wait.session].pid, wait.tag,
+    RequestIdentity request = {wait.procno, look.snapshot.sessions[wait.session].id.pid, wait.tag,
                                wait.mode, wait.low_priority};
     if (look.requests[decision.request].requester == core::Requester::background)
         set_client_behind(look, wait.session, &request);

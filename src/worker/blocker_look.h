@@ -21,8 +21,7 @@ namespace lockguard::pg {
 /// Since when a session has read from its client without any change of its status, or a prepared
 /// transaction has been in the way. (When it was prepared can't be asked in no database.)
 struct Stall {
-    int pid;                 // 0 for a prepared transaction
-    LocalTransactionId lxid; // or its xid
+    SessionId session; // of a prepared transaction its xid in the place of lxid
     int change_count;
     TimestampTz since;
 };
@@ -34,11 +33,9 @@ struct LookMemory {
 };
 
 /// What one look gathers. Everything is in its memory context.
-struct BlockerLook {
+struct BlockerLook : WaitGraph {
     MemoryContext memory;
     TimestampTz now;
-    LockSnapshot snapshot;
-    core::LockGraph graph;
 
     core::BlockedRequest* requests;
     const SnapshotWait** request_waits; // parallel to requests

@@ -27,6 +27,8 @@
 // watched in a rehearsal is forgotten.
 #include "worker/blocker_worker.h"
 
+#include <algorithm>
+
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "shmem/counters.h"
@@ -57,8 +59,7 @@ constexpr int kShortestGap = 10;
 
 /// A session in the state for which it was dealt with.
 struct Dealt {
-    int pid;                  // 0 for a prepared transaction
-    LocalTransactionId lxid;  // or its xid
+    pg::SessionId session;    // as in BlockerIdentity
     TimestampTz state_start;  // 0 in an unused entry
     core::SpareReason spared; // none: it was dealt with, or would have been
     core::Remedy remedy;
@@ -116,17 +117,17 @@ void begin_history(History* history) {
 }
 
 Dealt dealt_with(const pg::BlockerIdentity& blocker, core::SpareReason spared) {
-    return {blocker.pid, blocker.lxid, blocker.state_start, spared,
+    return {blocker.session, blocker.state_start, spared,
             blocker.active ? core::Remedy::cancel : core::Remedy::end};
 }
 
 bool was_dealt_with(const History& history, const pg::BlockerIdentity& blocker,
                     core::SpareReason spared) {
-    return history.dealt[blocker.procno] == dealt_with(blocker, spared);
+    return history.dealt[blocker.session.procno] == dealt_with(blocker, spared);
 }
 
 void remember(History* history, const pg::BlockerIdentity& blocker, core::SpareReason spared) {
-    history->dealt[blocker.procno] = dealt_with(blocker, spared);
+    history->dealt[blocker.session.procno] = dealt_with(blocker, spared);
 }
 
 // ---- Telling
@@ -178,7 +179,7 @@ void spare(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
     const char* told = text.data();
     const char* logged = told;
     if (reason == core::SpareReason::prepared_transaction)
-        told = psprintf("transaction %u of pg_prepared_xacts: %s", blocker.lxid, told);
+        told = psprintf("transaction %u of pg_prepared_xacts: %s", blocker.session.lxid, told);
     else if (reason == core::SpareReason::no_client_waits)
         told = logged = psprintf("the request of a background process (%s) does not count: no "
                                  "client waits behind it",
@@ -295,8 +296,8 @@ void deal_with(pg::BlockerLook* look, const pg::BlockerCase& c, History* history
     if (why_not != nullptr) {
         pg::count(pg::Counter::spared_changed);
         record(look, c, pg::EventKind::blocker_spared, why_not);
-        ereport(DEBUG1,
-                (errmsg_internal("pg_lockguard: PID %d is left alone: %s", blocker.pid, why_not)));
+        ereport(DEBUG1, (errmsg_internal("pg_lockguard: PID %d is left alone: %s",
+                                         blocker.session.pid, why_not)));
         return;
     }
     remember(history, blocker, core::SpareReason::none);

@@ -1,5 +1,7 @@
 #include "worker/follow_up.h"
 
+#include <algorithm>
+
 #include "core/text.h"
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
@@ -64,7 +66,7 @@ Finding rehearsed_cancel(const FollowUp& entry) {
 /// Why a session still has the lock, out of the statement that was cancelled.
 const char* why_kept(const pg::BlockerIdentity& blocker) {
     pg::BackendStateOnly state;
-    if (pg::read_backend_state({blocker.procno, blocker.pid}, &state) &&
+    if (pg::read_backend_state(blocker.session, &state) &&
         state.state == STATE_IDLEINTRANSACTION_ABORTED)
         return "its statement was cancelled, but the transaction keeps the lock, which it took "
                "before a savepoint";
@@ -102,7 +104,8 @@ const char* time_since(MemoryContext context, const FollowUp& entry) {
 /// The event about an earlier one. The caller adds the reason.
 pg::Event later_event(const FollowUp& entry, pg::EventKind kind) {
     pg::Event event = *entry.event;
-    core::Microseconds since = Max(GetCurrentTimestamp() - event.at, 0);
+    core::Microseconds since =
+        std::max<core::Microseconds>(core::age(event.at, GetCurrentTimestamp()), 0);
     event.kind = kind;
     event.waited += since;
     if (event.blocker_idle >= 0)
@@ -139,7 +142,7 @@ bool review_cancel(MemoryContext context, const FollowUp& entry) {
     pg::count(pg::Counter::cancels_in_vain);
     const char* duration = time_since(context, entry);
     pg::Event event = later_event(entry, pg::EventKind::blocker_not_freed);
-    pg::set_event_blocker(&event, entry.blocker.procno, entry.blocker.pid);
+    pg::set_event_blocker(&event, entry.blocker.session.procno, entry.blocker.session.pid);
     snprintf(event.reason, sizeof(event.reason), "event " INT64_FORMAT ", %s ago: %s",
              entry.event->id, duration, after.what);
     pg::record_event(&event, {});

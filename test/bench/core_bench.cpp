@@ -93,7 +93,7 @@ void graph_and_forest(benchmark::State& state, TableBuilder (*shape)(std::uint32
     for (auto _ : state) {
         std::pmr::monotonic_buffer_resource memory;
         const LockGraph graph = build_lock_graph(table, memory);
-        const auto forest = grow_lock_forest(graph, memory);
+        const auto forest = grow_lock_forest(graph, {}, memory);
         benchmark::DoNotOptimize(forest.data());
         edges = graph.edges.size();
         rows = forest.size();

@@ -49,6 +49,8 @@ sub rows_in_dump
 my $keys = session($node, 'keys');
 $keys->do("SELECT pg_advisory_lock($_)") for 1 .. 4;
 my $directory = PostgreSQL::Test::Utils::tempdir . '/dump';
+# The harness gives its programs a name.
+delete local $ENV{PGAPPNAME};
 my ($out, $err) = ('', '');
 my $dump = IPC::Run::start(
 	[ 'pg_dump', '-Fd', '-j', '4', '--enable-row-security', '-n', 'store', '-f', $directory,

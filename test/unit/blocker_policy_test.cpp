@@ -51,8 +51,9 @@ class BlockerPolicyTest : public testing::Test {
                           .superuser = false,
                           .idle_in_transaction = false,
                           .aborted = false,
-                          .state_start = kNow - 10'000});
-        return sessions_.emplace_back(maker_.session(pid, xact_start));
+                          .state_start = kNow - 10'000,
+                          .xact_start = xact_start});
+        return sessions_.emplace_back(maker_.session(pid));
     }
 
     Decisions judge(Timestamp now = kNow) {
@@ -74,11 +75,12 @@ class BlockerPolicyTest : public testing::Test {
         return spared_.empty() ? SpareReason::none : spared_[0].spared;
     }
 
-    /// Replaces the graph's sessions: for changes of xact_start and pid.
+    /// Replaces the graph: for changes of the victim's pid, and of its xact_start.
     void replace_victim(std::int32_t pid, Timestamp xact_start) {
         maker_ = GraphMaker();
-        maker_.session(pid, xact_start);
-        maker_.session(4712, kNow - 100);
+        maker_.session(pid);
+        maker_.session(4712);
+        facts_[victim_].xact_start = xact_start;
         maker_.edge(alter_, victim_, true, kAccessShare);
     }
 
@@ -392,8 +394,8 @@ TEST_F(BlockerPolicyTest, NobodyIsSparedWhoWouldNotBeEnded) {
 }
 
 TEST_F(BlockerPolicyTest, APreparedTransactionIsReported) {
-    replace_victim(0, kNow - 900);
     facts_[victim_] = {};
+    replace_victim(0, kNow - 900);
     facts_[victim_].prepared = true;
     facts_[victim_].state_start = kNow - 600;
     EXPECT_EQ(reason(), SpareReason::prepared_transaction);
@@ -783,8 +785,10 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         GraphMaker maker;
         std::vector<SessionFacts> facts;
         for (std::uint32_t i = 0; i < count; ++i) {
-            maker.session(static_cast<std::int32_t>(below(8)), time());
-            facts.push_back({below(5) != 0, below(5) == 0, below(4) != 0, below(2) == 0, time()});
+            maker.session(static_cast<std::int32_t>(below(8)));
+            const Timestamp xact_start = time();
+            facts.push_back(
+                {below(5) != 0, below(5) == 0, below(4) != 0, below(2) == 0, time(), xact_start});
             facts.back().waiting_client = below(6) == 0;
         }
         for (std::uint32_t i = below(30); i > 0; --i)
@@ -821,14 +825,13 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         };
         Decisions expected;
         for (SessionIndex victim = 0; victim < count; ++victim) {
-            const Session& session = graph.sessions[victim];
             const auto reached = [&](Timestamp start, Microseconds limit) {
                 return start != 0 && start <= now && now - start >= limit;
             };
-            if (session.pid == 0 || !facts[victim].client_backend || facts[victim].superuser ||
-                !facts[victim].idle_in_transaction ||
+            if (graph.sessions[victim].pid == 0 || !facts[victim].client_backend ||
+                facts[victim].superuser || !facts[victim].idle_in_transaction ||
                 !reached(facts[victim].state_start, limits.min_idle) ||
-                !reached(session.xact_start, limits.min_wait))
+                !reached(facts[victim].xact_start, limits.min_wait))
                 continue;
             std::vector<std::tuple<Microseconds, Timestamp, std::uint32_t>> offences;
             std::uint32_t blocks = 0;
@@ -841,9 +844,9 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
                         if (edge.holds && requests[r].session == waiter &&
                             requests[r].wanted == kAccessExclusive && counts(requests[r]) &&
                             reached(requests[r].wait_start, limits.min_wait))
-                            offences.emplace_back(
-                                -std::min(now - requests[r].wait_start, now - session.xact_start),
-                                requests[r].wait_start, r);
+                            offences.emplace_back(-std::min(now - requests[r].wait_start,
+                                                            now - facts[victim].xact_start),
+                                                  requests[r].wait_start, r);
                     }
                 }
             }

@@ -94,7 +94,7 @@ class LockTreeTextTest : public testing::Test {
     }
 
     std::string tree_of(SessionIndex session, std::size_t limit = 1000) {
-        const auto rows = grow_lock_forest(maker_.graph(), memory_);
+        const auto rows = grow_lock_forest(maker_.graph(), maker_.xact_starts(), memory_);
         const std::string_view text = lock_tree_text(rows, labels_, session, limit, memory_);
         EXPECT_LE(text.size(), limit);
         EXPECT_EQ(text.data()[text.size()], '\0');
@@ -182,7 +182,7 @@ TEST(CulpritTreeTextTest, TheStatementStandsUnderWhoIsInItsWay) {
 }
 
 TEST_F(LockTreeTextTest, EveryFailureIsBadAllocAndLeavesNothing) {
-    const auto rows = grow_lock_forest(maker_.graph(), memory_);
+    const auto rows = grow_lock_forest(maker_.graph(), maker_.xact_starts(), memory_);
     EXPECT_GE(fail_every_allocation([&](std::pmr::memory_resource& memory) {
                   EXPECT_FALSE(lock_tree_text(rows, labels_, 0, 1000, memory).empty());
               }),

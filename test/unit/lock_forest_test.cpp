@@ -1,4 +1,5 @@
 #include "core/lock_forest.h"
+#include "core/tree_drawing.h"
 
 #include "test_memory.h"
 #include "test_tables.h"
@@ -35,9 +36,10 @@ std::ostream& operator<<(std::ostream& out, const Row& row) {
                << (row.deadlock ? " deadlock" : "") << "]\n";
 }
 
-std::vector<Row> grow(const LockGraph& graph, std::pmr::memory_resource& memory) {
+std::vector<Row> grow(const LockGraph& graph, std::span<const Timestamp> xact_starts,
+                      std::pmr::memory_resource& memory) {
     std::vector<Row> rows;
-    for (const ForestRow& row : grow_lock_forest(graph, memory)) {
+    for (const ForestRow& row : grow_lock_forest(graph, xact_starts, memory)) {
         if (row.parent != nullptr) {
             // The very edge of the graph, so that callers find its mode.
             const auto edges = graph.blockers_of(row.session);
@@ -55,7 +57,7 @@ class LockForestTest : public testing::Test {
   protected:
     std::vector<Row> grow() {
         const std::size_t blocks_before = memory_.live_blocks();
-        std::vector<Row> rows = core::grow(maker_.graph(), memory_);
+        std::vector<Row> rows = core::grow(maker_.graph(), maker_.xact_starts(), memory_);
         // The rows and their texts are left, nothing of the work space.
         EXPECT_LE(memory_.live_blocks() - blocks_before, 2U);
         EXPECT_FALSE(memory_.misused());
@@ -373,10 +375,10 @@ TEST_F(LockForestTest, ExtremePids) {
 /// The rules of lock_forest.h, word for word and without regard to speed.
 class ForestByDefinition {
   public:
-    explicit ForestByDefinition(const LockGraph& graph)
-        : graph_(graph), n_(graph.sessions.size()), edge_(n_, std::vector<bool>(n_)),
-          reaches_(edge_), back_(edge_), waiters_(n_), depth_(n_, -1), parent_(n_, -1),
-          children_(n_) {
+    ForestByDefinition(const LockGraph& graph, std::span<const Timestamp> xact_starts)
+        : graph_(graph), xact_starts_(xact_starts), n_(graph.sessions.size()),
+          edge_(n_, std::vector<bool>(n_)), reaches_(edge_), back_(edge_), waiters_(n_),
+          depth_(n_, -1), parent_(n_, -1), children_(n_) {
         for (SessionIndex w = 0; w < n_; ++w) {
             for (const Edge& e : graph.blockers_of(w)) {
                 edge_[e.blocker][w] = true;
@@ -417,9 +419,10 @@ class ForestByDefinition {
         return reaches_[a][b] && reaches_[b][a];
     }
     bool senior(SessionIndex a, SessionIndex b) const {
-        const Session& x = graph_.sessions[a];
-        const Session& y = graph_.sessions[b];
-        return std::tuple(x.xact_start, x.pid, a) < std::tuple(y.xact_start, y.pid, b);
+        const auto seniority = [this](SessionIndex s) {
+            return std::tuple(xact_starts_[s], graph_.sessions[s].pid, s);
+        };
+        return seniority(a) < seniority(b);
     }
     void find_back_edges() {
         std::vector<bool> done(n_);
@@ -530,6 +533,7 @@ class ForestByDefinition {
     }
 
     const LockGraph graph_;
+    const std::span<const Timestamp> xact_starts_;
     const std::size_t n_;
     std::vector<std::vector<bool>> edge_; // [blocker][waiter]
     std::vector<std::vector<bool>> reaches_;
@@ -585,8 +589,8 @@ TEST_P(LockForestRandomTest, EqualsTheDefinition) {
         }
         const LockGraph graph = maker.graph();
         TestMemory memory;
-        const Rows rows = grow(graph, memory);
-        ASSERT_EQ(rows, ForestByDefinition(graph).rows()) << "round " << round;
+        const Rows rows = grow(graph, maker.xact_starts(), memory);
+        ASSERT_EQ(rows, ForestByDefinition(graph, maker.xact_starts()).rows()) << "round " << round;
 
         std::vector<int> seen(shape.sessions);
         for (const Row& row : rows) {
@@ -631,7 +635,7 @@ TEST(LockForestSizeTest, ExactlyOnePassAndOneMore) {
                 maker.edge(i, i - 2);
         }
         TestMemory memory;
-        const Rows rows = grow(maker.graph(), memory);
+        const Rows rows = grow(maker.graph(), maker.xact_starts(), memory);
         ASSERT_EQ(rows.size(), count);
         for (std::uint32_t i = 0; i < count; ++i) {
             ASSERT_EQ(rows[i].session, i);
@@ -649,7 +653,7 @@ TEST(LockForestSizeTest, AChainOfAHundredThousand) {
     for (SessionIndex i = 1; i < kSessions; ++i)
         maker.edge(i, i - 1);
     TestMemory memory;
-    const auto rows = grow_lock_forest(maker.graph(), memory);
+    const auto rows = grow_lock_forest(maker.graph(), maker.xact_starts(), memory);
     ASSERT_EQ(rows.size(), kSessions);
     EXPECT_EQ(rows.back().depth, kSessions - 1);
     EXPECT_EQ(rows.front().blocks, kSessions - 1);
@@ -667,7 +671,7 @@ TEST(LockForestSizeTest, ARingOfAHundredThousand) {
     for (SessionIndex i = 0; i < kSessions; ++i)
         maker.edge((i + 1) % kSessions, i);
     TestMemory memory;
-    const auto rows = grow_lock_forest(maker.graph(), memory);
+    const auto rows = grow_lock_forest(maker.graph(), maker.xact_starts(), memory);
     ASSERT_EQ(rows.size(), kSessions);
     for (std::uint32_t i = 0; i < kSessions; ++i) {
         ASSERT_EQ(rows[i].session, i);
@@ -682,7 +686,9 @@ TEST(LockForestMemoryTest, EveryFailureIsBadAllocAndLeavesNothing) {
     forest.session(1, 1);
     forest.edge(forest.session(2, 2), 0);
     EXPECT_GE(fail_every_allocation([&](std::pmr::memory_resource& memory) {
-                  EXPECT_EQ(core::grow_lock_forest(forest.graph(), memory).size(), 2U);
+                  EXPECT_EQ(
+                      core::grow_lock_forest(forest.graph(), forest.xact_starts(), memory).size(),
+                      2U);
               }),
               10U);
 
@@ -697,7 +703,8 @@ TEST(LockForestMemoryTest, EveryFailureIsBadAllocAndLeavesNothing) {
     }
     knot.edge(5, 0);
     EXPECT_GE(fail_every_allocation([&](std::pmr::memory_resource& memory) {
-                  EXPECT_EQ(core::grow_lock_forest(knot.graph(), memory).size(), 6U);
+                  EXPECT_EQ(core::grow_lock_forest(knot.graph(), knot.xact_starts(), memory).size(),
+                            6U);
               }),
               15U);
 }

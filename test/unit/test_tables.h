@@ -43,14 +43,14 @@ inline constexpr std::array<std::int32_t, kMaxLockMode> kConflicts = {
 /// Collects a lock table lock by lock.
 class TableBuilder {
   public:
-    SessionIndex session(std::int32_t pid, Timestamp xact_start = kUnknownTime) {
-        sessions_.push_back({pid, xact_start});
+    SessionIndex session(std::int32_t pid) {
+        sessions_.push_back({pid});
         return static_cast<SessionIndex>(sessions_.size() - 1);
     }
-    /// count sessions with pids from 1000 and transactions in the order of the pids.
+    /// count sessions with pids from 1000.
     void add_sessions(std::uint32_t count) {
         for (std::uint32_t i = 0; i < count; ++i)
-            session(static_cast<std::int32_t>(1000 + i), 1'000'000 + i);
+            session(static_cast<std::int32_t>(1000 + i));
     }
     void lock(const std::vector<Holder>& holders, const std::vector<Waiter>& waiters,
               const std::int32_t* conflicts = kConflicts.data()) {
@@ -81,13 +81,16 @@ class TableBuilder {
 class GraphMaker {
   public:
     SessionIndex session(std::int32_t pid, Timestamp xact_start = kUnknownTime) {
-        sessions_.push_back({pid, xact_start});
+        sessions_.push_back({pid});
+        xact_starts_.push_back(xact_start);
         return static_cast<SessionIndex>(sessions_.size() - 1);
     }
     void edge(SessionIndex waiter, SessionIndex blocker, bool holds = true,
               LockMode mode = kAccessExclusive) {
         edges_[{waiter, blocker}] = {blocker, holds, mode};
     }
+    /// One for each session.
+    const std::vector<Timestamp>& xact_starts() const { return xact_starts_; }
     LockGraph graph() {
         flat_.clear();
         first_edge_.assign(1, 0);
@@ -102,6 +105,7 @@ class GraphMaker {
 
   private:
     std::vector<Session> sessions_;
+    std::vector<Timestamp> xact_starts_;
     std::map<std::pair<SessionIndex, SessionIndex>, Edge> edges_;
     std::vector<Edge> flat_;
     std::vector<std::uint32_t> first_edge_;

@@ -1,0 +1,51 @@
+// The words of a statement that waits at low priority: what its client is told meanwhile, and how
+// it is told who has decided for it. As in core/text: results are in `memory` and NUL-terminated;
+// std::bad_alloc only.
+#pragma once
+
+#include "core/text.h"
+
+#include <cstdint>
+#include <memory_resource>
+#include <string_view>
+
+namespace lockguard::core {
+
+/// What comes when patience ends.
+enum class PatienceEnd : std::uint8_t { failure, queue, termination };
+
+/// A wait that goes on. `wait` says what the error would say of it now.
+struct WaitInWords {
+    FailedWait wait;
+    Microseconds patience; // that is left; negative for no limit
+    PatienceEnd end;
+    std::int32_t pid;  // of the session that waits
+    bool is_decidable; // pg_lockguard_decide() works
+};
+
+/// "ALTER TABLE has waited 10 s for AccessExclusiveLock on public.users"
+std::string_view wait_notice_message(const WaitInWords& waiting, std::pmr::memory_resource& memory);
+
+/// "Nobody waits behind it, and it waits for as long as it takes. Blocked by PID 4711 (...): SELECT
+/// ...": who waits behind it, when its patience ends, who is in the way.
+std::string_view wait_notice_detail(const WaitInWords& waiting, std::pmr::memory_resource& memory);
+
+/// What can be done, for the first culprit and for the statement.
+std::string_view wait_notice_hint(const WaitInWords& waiting, std::pmr::memory_resource& memory);
+
+/// The same for the moment when it stops waiting outside of the queue and stands in it for good.
+std::string_view queue_notice_message(const WaitInWords& waiting,
+                                      std::pmr::memory_resource& memory);
+
+/// Who has decided for a statement.
+struct Decider {
+    std::int32_t pid;
+    std::string_view role;        // may be empty
+    std::string_view application; // may be empty
+    std::string_view decision;    // "give up"
+};
+
+/// `PID 5000 (app "psql", user admin) decided: give up`
+std::string_view decision_text(const Decider& decider, std::pmr::memory_resource& memory);
+
+} // namespace lockguard::core

@@ -1,0 +1,97 @@
+#include "guard/wait_notice.h"
+
+#include <algorithm>
+
+#include "boundary/bridge.h"
+#include "boundary/client_notice.h"
+#include "boundary/settings.h"
+#include "locks/lock_culprits.h"
+#include "sessions/object_names.h"
+
+extern "C" {
+#include "utils/snapmgr.h"
+}
+
+namespace lockguard::pg {
+
+using compat::steady_now;
+using core::kMillisecond;
+using core::Microseconds;
+
+namespace {
+
+/// In the current memory context.
+core::WaitInWords describe(const WaitAccount& account, const WaitOutlook& outlook) {
+    core::WaitInWords waiting = {};
+    core::FailedWait& wait = waiting.wait;
+    wait.command = GetCommandTagName(account.statement().tag);
+    wait.waited = account.waited();
+    wait.kept_waiting = outlook.kept_waiting;
+    wait.kept_waiting_for = outlook.kept_waiting_for;
+    if (account.is_lock_known()) {
+        const NeededLock& lock = account.lock();
+        NameLookup lookup = open_name_lookup();
+        wait.lock_mode = GetLockmodeName(lock.tag.locktag_lockmethodid, lock.mode);
+        wait.object = locked_object_text(lock.tag, lookup);
+        // Outside of the queue, who came last is in the way as much as who came first.
+        FailedLockWait failed = {GetCurrentTimestamp(), true, lock.tag, lock.mode};
+        wait.culprits = find_lock_culprits(failed, account.statement().reader, lookup);
+        close_name_lookup(lookup);
+    }
+    waiting.patience = outlook.deadline == core::kUnknownTime
+                           ? -1
+                           : std::max<Microseconds>(outlook.deadline - steady_now(), 0);
+    waiting.end = outlook.end;
+    waiting.pid = MyProcPid;
+    waiting.is_decidable = shared_state_available();
+    return waiting;
+}
+
+/// Makes the words with tell(), of a wait in words, and sends them.
+template <class Tell>
+void send(const WaitAccount& account, const WaitOutlook& outlook, Tell tell) {
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard notice", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext caller = MemoryContextSwitchTo(context);
+    const core::WaitInWords waiting = describe(account, outlook);
+    const ClientNotice notice = call_core(
+        context, [&](std::pmr::memory_resource& memory) { return tell(waiting, memory); });
+    // Nothing of the look-up is to hold VACUUM back for the next second.
+    InvalidateCatalogSnapshot();
+    MemoryContextSwitchTo(caller);
+    send_notice(notice);
+    MemoryContextDelete(context);
+}
+
+} // namespace
+
+Microseconds WaitNotices::until_due(const WaitAccount& account) const {
+    if (settings.ddl_notice_interval == 0)
+        return INT64_MAX;
+    if (sent_at_ == 0)
+        return DeadlockTimeout * kMillisecond - account.waited();
+    return sent_at_ + settings.ddl_notice_interval * kMillisecond - steady_now();
+}
+
+void WaitNotices::attend(const WaitAccount& account, const WaitOutlook& outlook) {
+    if (until_due(account) > 0)
+        return;
+    sent_at_ = steady_now();
+    if (!is_notice_wanted())
+        return;
+    send(account, outlook, [](const core::WaitInWords& waiting, std::pmr::memory_resource& memory) {
+        return ClientNotice{core::wait_notice_message(waiting, memory).data(),
+                            core::wait_notice_detail(waiting, memory).data(),
+                            core::wait_notice_hint(waiting, memory).data()};
+    });
+}
+
+void WaitNotices::tell_queue(const WaitAccount& account, const WaitOutlook& outlook) const {
+    if (settings.ddl_notice_interval == 0 || sent_at_ == 0 || !is_notice_wanted())
+        return;
+    send(account, outlook, [](const core::WaitInWords& waiting, std::pmr::memory_resource& memory) {
+        return ClientNotice{core::queue_notice_message(waiting, memory).data(), nullptr, nullptr};
+    });
+}
+
+} // namespace lockguard::pg
