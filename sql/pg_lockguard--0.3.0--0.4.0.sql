@@ -59,6 +59,42 @@ COMMENT ON VIEW pg_stat_lockguard IS
 
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
 
+-- ---- Incidents, gauges, pictures
+
+CREATE FUNCTION pg_lockguard_now(
+    OUT sessions_waiting int4,
+    OUT longest_wait float8,
+    OUT roots int4,
+    OUT roots_idle_in_transaction int4,
+    OUT worst_root_pid int4,
+    OUT worst_root_application_name text,
+    OUT worst_root_sessions_behind int4,
+    OUT worst_root_age float8,
+    OUT statements_at_low_priority int4,
+    OUT sessions_on_cycle int4)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1
+AS 'MODULE_PATHNAME', 'pg_lockguard_now';
+
+COMMENT ON FUNCTION pg_lockguard_now() IS
+    'gauges of lock waits at this moment; durations are in seconds';
+
+CREATE VIEW pg_lockguard_now AS
+    SELECT * FROM pg_lockguard_now();
+
+COMMENT ON VIEW pg_lockguard_now IS
+    'gauges of lock waits at this moment, one row; durations are in seconds';
+
+GRANT SELECT ON pg_lockguard_now TO PUBLIC;
+
+CREATE FUNCTION lock_graph(format text)
+RETURNS text
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_lock_graph';
+
+COMMENT ON FUNCTION lock_graph(text) IS
+    'who waits for whom, as a diagram in the language mermaid or dot';
+
 -- Somebody else may decide for a statement that waits.
 CREATE FUNCTION pg_lockguard_decide(pid int4, what text)
 RETURNS bool

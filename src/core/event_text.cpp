@@ -62,7 +62,15 @@ void add_duration(Text& text, std::string_view key, Microseconds duration) {
     text += static_cast<char>('0' + rest % 10);
 }
 
-void append_label(Text& text, const TreeLabel& label) {
+void append_rest(Text& text, std::size_t rows) {
+    text += "... and ";
+    append_number(text, static_cast<std::int64_t>(rows));
+    text += " more";
+}
+
+} // namespace
+
+void append_tree_label(std::pmr::string& text, const TreeLabel& label) {
     const std::string_view name = label.gid.empty() ? label.application : label.gid;
     if (!name.empty()) {
         text += label.gid.empty() ? " " : " prepared ";
@@ -82,14 +90,6 @@ void append_label(Text& text, const TreeLabel& label) {
         append_duration(text, label.waited);
     }
 }
-
-void append_rest(Text& text, std::size_t rows) {
-    text += "... and ";
-    append_number(text, static_cast<std::int64_t>(rows));
-    text += " more";
-}
-
-} // namespace
 
 std::string_view event_log_line(const EventLine& line, std::pmr::memory_resource& memory) {
     Text text("kind=", &memory);
@@ -138,7 +138,7 @@ std::string_view lock_tree_text(std::span<const ForestRow> rows, std::span<const
             text += '\n';
         text += row->tree;
         if (row->session < labels.size())
-            append_label(text, labels[row->session]);
+            append_tree_label(text, labels[row->session]);
         if (text.size() > limit) {
             text.resize(cut);
             if (cut > 0)

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory_resource>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace lockguard::core {
@@ -48,6 +49,10 @@ struct TreeLabel {
     std::string_view object;      // what it waits for
     Microseconds waited;          // negative where unknown
 };
+
+/// ` "migrate" wants AccessExclusiveLock on relation 16402 for 30 s`. Control characters become
+/// "?".
+void append_tree_label(std::pmr::string& text, const TreeLabel& label);
 
 /// The tree that `session` is in, one line for each row, from the root down:
 ///

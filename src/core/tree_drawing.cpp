@@ -36,8 +36,7 @@ std::size_t Pencil::max_bytes(std::uint32_t depth) {
            kBranch.size() + kNumberBytes;
 }
 
-std::string_view Pencil::draw(std::int32_t pid, std::uint32_t depth, bool more_siblings,
-                              char* start) {
+std::string_view Pencil::draw_branch(std::uint32_t depth, bool more_siblings, char* start) {
     end_ = start;
     more_[depth] = more_siblings ? 1 : 0;
     if (depth > 0) {
@@ -56,6 +55,12 @@ std::string_view Pencil::draw(std::int32_t pid, std::uint32_t depth, bool more_s
         }
         put(more_siblings ? kBranch : kLastBranch);
     }
+    return {start, static_cast<std::size_t>(end_ - start)};
+}
+
+std::string_view Pencil::draw(std::int32_t pid, std::uint32_t depth, bool more_siblings,
+                              char* start) {
+    draw_branch(depth, more_siblings, start);
     put_number(pid);
     return {start, static_cast<std::size_t>(end_ - start)};
 }

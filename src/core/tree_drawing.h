@@ -33,6 +33,9 @@ class Pencil {
     /// \param more_siblings  of this row stand further down, under the same parent
     std::string_view draw(std::int32_t pid, std::uint32_t depth, bool more_siblings, char* start);
 
+    /// The same without the number.
+    std::string_view draw_branch(std::uint32_t depth, bool more_siblings, char* start);
+
   private:
     void put(std::string_view text);
     template <class Number>

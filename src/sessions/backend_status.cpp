@@ -139,6 +139,13 @@ bool read_backend_state(const SessionId& session, BackendStateOnly* state) {
     });
 }
 
+core::Timestamp transaction_start(const SessionId& session) {
+    BackendStateOnly state;
+    return session.pid != 0 && read_backend_state(session, &state) && state.xact_start != 0
+               ? state.xact_start
+               : core::kUnknownTime;
+}
+
 bool is_wraparound_vacuum(const SessionId& session) {
     const PGPROC* proc = GetPGProcByNumber(session.procno);
     LWLockAcquire(ProcArrayLock, LW_SHARED);

@@ -4,6 +4,8 @@
 // session asked for, without a lock (the slots have a change counter instead).
 #pragma once
 
+#include "core/time.h"
+
 #include "boundary/compat.h"
 #include "sessions/object_names.h"
 #include "sessions/session_id.h"
@@ -47,6 +49,10 @@ void prefetch_backend_status(const SessionId& session);
 
 /// The same for the state alone. Never ereports, never allocates.
 bool read_backend_state(const SessionId& session, BackendStateOnly* state);
+
+/// When the session's transaction began; core::kUnknownTime where it is in none, or that is not
+/// known, as of a prepared transaction. Never ereports, never allocates.
+core::Timestamp transaction_start(const SessionId& session);
 
 /// Does this process do an autovacuum that no request for a lock interrupts? Takes ProcArrayLock.
 bool is_wraparound_vacuum(const SessionId& session);

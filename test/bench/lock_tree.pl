@@ -104,8 +104,8 @@ sub locks_held
 # The cost of one call in microseconds, in the server alone: a loop there, its plan cached.
 sub microseconds_in_server
 {
-	my ($calls) = @_;
-	my $loop = "DO \$\$ BEGIN FOR i IN 1..$calls LOOP PERFORM * FROM lock_tree(); END LOOP; END \$\$";
+	my ($calls, $from) = @_;
+	my $loop = "DO \$\$ BEGIN FOR i IN 1..$calls LOOP PERFORM * FROM $from; END LOOP; END \$\$";
 	$dbh->do($loop);
 	return median(map { 1000 * milliseconds_of($dbh, $loop) / $calls } 1 .. 11);
 }
@@ -156,9 +156,10 @@ sub measure_times
 	return [ $shape, $waiters, @cells, sprintf("%.2f", $ratio), $target // '', $verdict ];
 }
 
-my $idle = microseconds_in_server(2000);
+my $idle = microseconds_in_server(2000, 'lock_tree()');
+my $idle_now = microseconds_in_server(2000, 'pg_lockguard_now');
 my @bystanders = map { connect_bench('bystander') } 1 .. 150;
-my (@server, @client, @held, @uninvolved);
+my (@server, @client, @held, @uninvolved, @now);
 for my $waiters (200, 1000)
 {
 	for my $shape (@shapes)
@@ -172,6 +173,7 @@ for my $waiters (200, 1000)
 		push @client,
 		  measure_times('client', $shape, $waiters, undef,
 			sub { milliseconds_of($dbh, $_[0]) }, grep { $_ ne 'recursive' } @names);
+		push @now, [ $waiters, $shape, map { microseconds_in_server(200, $_) } 'pg_lockguard_now', 'lock_tree()' ];
 		push @held, [ $waiters, $shape, locks_held(500) ];
 		push @uninvolved, [ $shape, uninvolved_locks(\@bystanders) ] if $waiters == 200;
 		end_crowd($dbh, $crowd);
@@ -211,3 +213,12 @@ for (@uninvolved)
 		100 * ($with / $without - 1), '%', '<= 10', '%.1f');
 }
 figure("nothing waits: a call in a PL/pgSQL loop", $idle, 'us', '<= 50');
+
+for (@now)
+{
+	my ($waiters, $shape, $gauges, $tree) = @$_;
+	my $what = "pg_lockguard_now, $waiters waiters, $shape";
+	figure("$what: a call", $gauges, 'us', $waiters == 200 ? '<= 500' : undef);
+	figure("$what: part of lock_tree()'s", $gauges / $tree, '', '<= 1');
+}
+figure("pg_lockguard_now, nothing waits: a call", $idle_now, 'us', '<= 100');

@@ -1,0 +1,13 @@
+// The languages of lock_graph().
+#pragma once
+
+#include "core/wait_picture_text.h"
+
+#include "boundary/compat.h"
+
+namespace lockguard::features {
+
+/// The format of that name. Raises 22023 where there is none.
+core::DiagramFormat diagram_format(const text* name);
+
+} // namespace lockguard::features
