@@ -163,9 +163,10 @@ void collect_from(Collection* found, const Node* statement) {
 LockTargets find_lock_targets(const Node* statement) {
     Collection found = start_collection();
     collect_from(&found, statement);
-    std::size_t count = found.valid ? static_cast<std::size_t>(found.count) : 0;
+    if (!found.valid)
+        found.locks.truncate(0);
     bool only_private = found.valid && found.has_private && !found.has_others;
-    return {{found.locks, count}, only_private, only_private && !found.has_new};
+    return {found.locks.span(), only_private, only_private && !found.has_new};
 }
 
 } // namespace lockguard::pg

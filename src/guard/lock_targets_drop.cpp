@@ -25,17 +25,17 @@ void add_tables_of_keys(Collection* found, Oid table) {
 
 void add_dropped_table(Collection* found, Oid table, char kind) {
     // Partitions go with their parent; children of other kinds stop the statement or need CASCADE.
-    int first = found->count;
+    std::size_t first = found->locks.size();
     if (kind == RELKIND_PARTITIONED_TABLE)
         add_descendants(found, table, AccessExclusiveLock);
-    int end = found->count;
+    std::size_t end = found->locks.size();
     // What the parent's default partition may hold is another matter without this one.
     Oid parent = partitioned_parent(table);
     Oid default_partition = OidIsValid(parent) ? get_default_partition_oid(parent) : InvalidOid;
     if (OidIsValid(default_partition))
         add(found, default_partition, AccessExclusiveLock);
     add_tables_of_keys(found, table);
-    for (int i = first; i < end; i++)
+    for (std::size_t i = first; i < end; i++)
         add_tables_of_keys(found, found->locks[i].relation);
 }
 

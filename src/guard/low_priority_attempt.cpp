@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/lock_timeout_scope.h"
@@ -19,7 +20,6 @@ extern "C" {
 
 namespace lockguard::pg {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;

@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "guard/low_priority_account.h"
 #include "guard/low_priority_attempt.h"
@@ -20,8 +21,8 @@
 #include "guard/repack_ring.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
-#include "locks/termination.h"
 #include "locks/waiters_behind.h"
+#include "sessions/signals.h"
 #include "shmem/counters.h"
 #include "shmem/wait_board.h"
 
@@ -36,7 +37,6 @@ namespace lockguard::pg {
 
 namespace {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
@@ -245,7 +245,7 @@ class LowPriorityRun {
             for (const AwaitedHolder& holder : holders.holders) {
                 // As the deadlock detector does for those that stand in the queue.
                 if (holder.type == B_AUTOVAC_WORKER && !holder.against_wraparound)
-                    cancel_transaction(holder.vxid);
+                    cancel_transaction(session_of(holder));
             }
             leave_ring_with_repack(holders);
         }
@@ -548,7 +548,7 @@ class LowPriorityRun {
         std::span<const NeededLock> known = needed_.all();
         if (needed_.contains(account_.lock()))
             return known;
-        auto* locks = static_cast<NeededLock*>(palloc(sizeof(NeededLock) * (known.size() + 1)));
+        auto* locks = new_array<NeededLock>(known.size() + 1);
         *std::copy(known.begin(), known.end(), locks) = account_.lock();
         return {locks, known.size() + 1};
     }

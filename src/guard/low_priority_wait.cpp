@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "locks/lock_holders.h"
 #include "locks/wait_sampler.h"
 #include "sessions/backend_status.h"
@@ -147,8 +148,7 @@ bool has_no_holders_besides(const LOCKTAG& tag, LOCKMODE mode, const LOCKTAG& ot
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
     int count;
     const VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
-    auto* holders =
-        static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * static_cast<Size>(count)));
+    auto* holders = new_array<AwaitedHolder>(static_cast<std::size_t>(count));
     AwaitedHolders result = {};
     TimestampTz now = GetCurrentTimestamp();
     std::size_t found = 0;

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
@@ -24,6 +25,11 @@ struct AwaitedHolder {
     bool against_wraparound; // an autovacuum worker that does not give way
     TimestampTz xact_start;  // 0 where unknown
 };
+
+/// Its session; for a prepared transaction that of nobody.
+inline SessionId session_of(const AwaitedHolder& holder) {
+    return {holder.procno, holder.pid, holder.vxid.localTransactionId};
+}
 
 /// All of them, the one that is likely to last longest first.
 struct AwaitedHolders {

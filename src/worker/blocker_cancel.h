@@ -3,7 +3,7 @@
 // request.
 #pragma once
 
-#include "locks/termination.h"
+#include "worker/last_check.h"
 
 namespace lockguard::pg {
 

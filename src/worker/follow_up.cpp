@@ -4,6 +4,7 @@
 
 #include "core/text.h"
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "sessions/backend_status.h"
 #include "sessions/event_record.h"
@@ -82,7 +83,7 @@ AfterCancel after_cancel(const FollowUp& entry) {
     switch (pg::outcome_of_cancel(entry.blocker, entry.request)) {
     case pg::CancelOutcome::still_runs: {
         int64 patience = Max(int64{pg::settings.blocker_min_wait} * 1000, kLeastPatience);
-        if (pg::compat::steady_now() - entry.since < patience)
+        if (pg::steady_now() - entry.since < patience)
             return {nullptr, false};
         return {"its statement goes on all the same", true};
     }
@@ -94,7 +95,7 @@ AfterCancel after_cancel(const FollowUp& entry) {
 }
 
 const char* time_since(MemoryContext context, const FollowUp& entry) {
-    core::Microseconds since = Max(pg::compat::steady_now() - entry.since, 0);
+    core::Microseconds since = Max(pg::steady_now() - entry.since, 0);
     std::string_view text = pg::call_core(context, [since](std::pmr::memory_resource& memory) {
         return core::duration_text(since, memory);
     });
@@ -159,7 +160,7 @@ void follow_up(FollowUps* list, FollowUpKind kind, const pg::BlockerIdentity& bl
     *copy = event;
     if (list->count == FollowUps::kMost)
         forget(list, 0);
-    list->entries[list->count++] = {kind, blocker, request, pg::compat::steady_now(), copy};
+    list->entries[list->count++] = {kind, blocker, request, pg::steady_now(), copy};
 }
 
 void forget_follow_ups(FollowUps* list) {

@@ -5,8 +5,8 @@
 //   than the lock it is not, and a statement may catch the error, or not come to serve it.
 #pragma once
 
-#include "locks/termination.h"
 #include "shmem/event_ring.h"
+#include "worker/last_check.h"
 
 namespace lockguard::features {
 
@@ -16,7 +16,7 @@ struct FollowUp {
     FollowUpKind kind;
     pg::BlockerIdentity blocker;
     pg::RequestIdentity request;
-    int64 since;      // compat::steady_now()
+    int64 since;      // steady_now()
     pg::Event* event; // as it was recorded, in TopMemoryContext
 };
 

@@ -1,4 +1,4 @@
-// Ends a session, and is certain that it ends that one.
+// The last check before a session is ended: the worker is certain that it ends that one.
 //
 // Between a look at the server and a signal, the session may commit, go on, exit, and leave its pid
 // to another. terminate_blocker() closes that gap: it looks again while it holds the one lock
@@ -49,7 +49,7 @@ enum class TerminationResult {
     signal_failed,     // the operating system refused
 };
 
-/// Sends SIGTERM to the session, and leaves word of the reason for it (shmem/termination_notice),
+/// Sends SIGTERM to the session, and leaves word of the reason for it (sessions/signals),
 /// if at this moment the request still waits, and the session still holds a conflicting mode, in
 /// the same transaction, in the same state of being idle in transaction (or stalled). Otherwise it
 /// does nothing and says what has changed. Checks no privileges. Ereports, out of memory, for a
@@ -74,19 +74,6 @@ TerminationResult blocks(const BlockerIdentity& blocker, const RequestIdentity& 
 /// where the request stands in the lock's queue. Takes the lock's partition lock or the spinlock of
 /// a published wait. Never ereports.
 TerminationResult check_blocks(const BlockerIdentity& blocker, const RequestIdentity& request);
-
-/// Asks the process that is in this very transaction, if it still is, to cancel what it does
-/// (SIGINT). Returns whether it was. Never ereports. Takes the process's fpInfoLock.
-bool cancel_transaction(VirtualTransactionId vxid);
-
-/// Ends the session that is in this very transaction, if it still is, and leaves word of the reason
-/// for it. Checks no privileges. Returns whether it was sent SIGTERM. Never ereports. Takes the
-/// process's fpInfoLock and under it the spinlock of the notice.
-bool terminate_transaction(VirtualTransactionId vxid, const char* detail);
-
-/// Does a session read from its client? Where it is active, it is in the midst of a statement (COPY
-/// FROM STDIN) or between the messages of one. Looks without a lock.
-bool reads_from_client(int procno);
 
 /// What has become of a session that would have been ended.
 enum class Outcome {

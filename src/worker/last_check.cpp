@@ -1,10 +1,9 @@
-#include "locks/termination.h"
+#include "worker/last_check.h"
 
 #include <algorithm>
-#include <csignal>
 
 #include "sessions/backend_status.h"
-#include "shmem/termination_notice.h"
+#include "sessions/signals.h"
 #include "shmem/wait_board.h"
 
 namespace lockguard::pg {
@@ -23,6 +22,7 @@ namespace {
 /// they are equal, they stay so, and the process, standing in the queue, can't exit: its pid is
 /// firm too.
 LOCK* find_awaited_lock(const RequestIdentity& request, int partition) {
+    Assert(LWLockHeldByMe(LockHashPartitionLockByIndex(partition)));
     PGPROC* waiter = GetPGProcByNumber(request.procno);
     for (PROCLOCK* proclock = compat::newest_own_proclock(waiter, partition); proclock != nullptr;
          proclock = compat::older_own_proclock(waiter, partition, proclock)) {
@@ -40,6 +40,7 @@ LOCK* find_awaited_lock(const RequestIdentity& request, int partition) {
 /// partition's lock. What members of its lock group hold does not count: parallel workers live no
 /// longer than a statement, and the session is idle.
 bool holds_conflicting_mode(LOCK* lock, const PGPROC* proc, LOCKMODE wanted) {
+    Assert(LWLockHeldByMe(LockHashPartitionLock(LockTagHashCode(&lock->tag))));
     LOCKMASK conflicts = GetLockTagsMethodTable(&lock->tag)->conflictTab[wanted];
     for (PROCLOCK* proclock = compat::first_proclock(lock); proclock != nullptr;
          proclock = compat::next_proclock(lock, proclock)) {
@@ -99,16 +100,6 @@ bool is_still_idle(const BlockerIdentity& blocker) {
            reads_from_client(blocker.session.procno);
 }
 
-/// Sends SIGTERM as pg_terminate_backend() does: to the session's process group, where it has one,
-/// so that a shell that it has started ends as well.
-bool send_sigterm(int pid) {
-#ifdef HAVE_SETSID
-    return kill(-pid, SIGTERM) == 0;
-#else
-    return kill(pid, SIGTERM) == 0;
-#endif
-}
-
 /// The last thing to ask: has it been idle all the time?
 TerminationResult check_state(const BlockerIdentity& blocker) {
     return is_still_idle(blocker) ? TerminationResult::signaled : TerminationResult::no_longer_idle;
@@ -140,22 +131,10 @@ TerminationResult check(const BlockerIdentity& blocker, const RequestIdentity& r
     return check_state(blocker);
 }
 
-/// Leaves the notice and sends the signal. The caller still holds the lock under which it has
-/// checked.
-TerminationResult leave_word_and_signal(const BlockerIdentity& blocker, const char* detail) {
-    // First the notice: the victim may be gone before kill() returns.
-    post_termination_notice(blocker.session.procno, blocker.session.pid, blocker.session.lxid,
-                            detail);
-    if (send_sigterm(blocker.session.pid))
-        return TerminationResult::signaled;
-    withdraw_termination_notice(blocker.session.procno, blocker.session.pid, blocker.session.lxid);
-    return TerminationResult::signal_failed;
-}
-
 /// As check(), for a request at low priority. The caller holds the victim's fpInfoLock, and has
 /// seen the victim's transaction hold the lock after the state was judged.
 ///
-/// That lock keeps the process in its transaction (see signal_in_transaction()). It was idle when
+/// That lock keeps the process in its transaction (see is_in_transaction()). It was idle when
 /// it was judged and has been idle since, by its state: so it still holds what it held in between.
 /// A process gives a lock back before the end of its transaction only at a command, such as
 /// ROLLBACK TO SAVEPOINT.
@@ -163,8 +142,7 @@ TerminationResult check_low_priority(const BlockerIdentity& blocker,
                                      const RequestIdentity& request) {
     if (!still_waits_at_low_priority(request))
         return TerminationResult::request_gone;
-    const PGPROC* victim = GetPGProcByNumber(blocker.session.procno);
-    if (victim->pid != blocker.session.pid || victim->fpLocalTransactionId != blocker.session.lxid)
+    if (!is_in_transaction(blocker.session))
         return TerminationResult::other_transaction;
     return check_state(blocker);
 }
@@ -212,43 +190,14 @@ TerminationResult check_and_signal(const BlockerIdentity& blocker, const Request
         request.low_priority ? check_low_priority(blocker, request)
                              : check(blocker, request, static_cast<int>(LockHashPartition(hash)));
     if (result == TerminationResult::signaled && detail != nullptr)
-        result = leave_word_and_signal(blocker, detail);
+        result = leave_word_and_terminate(blocker.session, detail)
+                     ? TerminationResult::signaled
+                     : TerminationResult::signal_failed;
     LWLockRelease(guarding_lock);
     return result;
 }
 
-/// Calls send(proc) while the process is held in that transaction: to end it, a process must first
-/// release its virtual transaction id, for which it needs its fpInfoLock exclusive. Until then its
-/// pid is in nobody else's hands.
-template <class Send>
-bool signal_in_transaction(VirtualTransactionId vxid, Send send) {
-    PGPROC* proc = compat::proc_of_vxid(vxid);
-    if (proc == nullptr)
-        return false;
-    LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
-    // kill(0) would reach the whole server.
-    bool sent = compat::is_in_transaction(proc, vxid) && proc->pid > 0 && send(proc);
-    LWLockRelease(&proc->fpInfoLock);
-    return sent;
-}
-
 } // namespace
-
-bool cancel_transaction(VirtualTransactionId vxid) {
-    return signal_in_transaction(vxid,
-                                 [](const PGPROC* proc) { return kill(proc->pid, SIGINT) == 0; });
-}
-
-bool terminate_transaction(VirtualTransactionId vxid, const char* detail) {
-    return signal_in_transaction(vxid, [vxid, detail](const PGPROC* proc) {
-        int procno = compat::procno_of(proc);
-        post_termination_notice(procno, proc->pid, vxid.localTransactionId, detail);
-        if (send_sigterm(proc->pid))
-            return true;
-        withdraw_termination_notice(procno, proc->pid, vxid.localTransactionId);
-        return false;
-    });
-}
 
 TerminationResult terminate_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
                                     const char* detail) {
@@ -286,18 +235,11 @@ TerminationResult check_blocks(const BlockerIdentity& blocker, const RequestIden
 TerminationResult blocks(const BlockerIdentity& blocker, const RequestIdentity& request) {
     PGPROC* proc = GetPGProcByNumber(blocker.session.procno);
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
-    const SessionId& session = blocker.session;
-    bool same = session.pid > 0 && session.lxid != InvalidLocalTransactionId &&
-                proc->pid == session.pid && proc->fpLocalTransactionId == session.lxid;
-    TerminationResult result =
-        same ? check_blocks(blocker, request) : TerminationResult::other_transaction;
+    TerminationResult result = is_in_transaction(blocker.session)
+                                   ? check_blocks(blocker, request)
+                                   : TerminationResult::other_transaction;
     LWLockRelease(&proc->fpInfoLock);
     return result;
-}
-
-bool reads_from_client(int procno) {
-    const PGPROC* proc = GetPGProcByNumber(procno);
-    return *const_cast<volatile const uint32*>(&proc->wait_event_info) == WAIT_EVENT_CLIENT_READ;
 }
 
 Outcome outcome_of(const BlockerIdentity& blocker, RequestIdentity request) {

@@ -119,82 +119,84 @@ sub stand_still
 my %seen;
 for my $round (1 .. $rounds)
 {
-	$observer->do(q{
-		SET client_min_messages = error;
-		DROP SCHEMA IF EXISTS s CASCADE;
-		DROP TABLE IF EXISTS t1, t2, t3, rows, keys, refers, indexed;
-		CREATE TABLE t1 (id int);
-		CREATE TABLE t2 (id int);
-		CREATE TABLE t3 (id int);
-		CREATE TABLE rows (id int PRIMARY KEY, n int DEFAULT 0);
-		INSERT INTO rows SELECT generate_series(1, 5);
-		CREATE TABLE refers (id int REFERENCES rows ON UPDATE CASCADE);
-		CREATE TABLE keys (id int PRIMARY KEY);
-		CREATE TABLE indexed (id int);
-		CREATE SCHEMA s;
-	});
+	subtest "round $round" => sub {
+		$observer->do(q{
+			SET client_min_messages = error;
+			DROP SCHEMA IF EXISTS s CASCADE;
+			DROP TABLE IF EXISTS t1, t2, t3, rows, keys, refers, indexed;
+			CREATE TABLE t1 (id int);
+			CREATE TABLE t2 (id int);
+			CREATE TABLE t3 (id int);
+			CREATE TABLE rows (id int PRIMARY KEY, n int DEFAULT 0);
+			INSERT INTO rows SELECT generate_series(1, 5);
+			CREATE TABLE refers (id int REFERENCES rows ON UPDATE CASCADE);
+			CREATE TABLE keys (id int PRIMARY KEY);
+			CREATE TABLE indexed (id int);
+			CREATE SCHEMA s;
+		});
 
-	# One or two prepared transactions, a writer, and a CREATE INDEX CONCURRENTLY that waits for it.
-	my ($prepare1, $prepare2, $writer, $index, @others) = shuffle @sessions;
-	$prepare1->do("BEGIN; LOCK TABLE t1 IN ROW EXCLUSIVE MODE; UPDATE rows SET n = 1 WHERE id = 1;
-		PREPARE TRANSACTION 'first'");
-	$prepare2->do("BEGIN; LOCK TABLE t1 IN SHARE UPDATE EXCLUSIVE MODE; INSERT INTO keys VALUES (1);
-		PREPARE TRANSACTION 'second'") if $round % 2;
-	$writer->do('BEGIN; INSERT INTO indexed VALUES (1)');
-	send_to($index, 'CREATE INDEX CONCURRENTLY ON indexed (id)');
-	$_->do(random_start()) for @others;
-	$prepare1->do('BEGIN');
-	$prepare2->do('BEGIN');
-	for (1 .. 4)
-	{
-		for my $session (shuffle @others, $prepare1, $prepare2)
+		# One or two prepared transactions, a writer, and a CREATE INDEX CONCURRENTLY that waits for it.
+		my ($prepare1, $prepare2, $writer, $index, @others) = shuffle @sessions;
+		$prepare1->do("BEGIN; LOCK TABLE t1 IN ROW EXCLUSIVE MODE; UPDATE rows SET n = 1 WHERE id = 1;
+			PREPARE TRANSACTION 'first'");
+		$prepare2->do("BEGIN; LOCK TABLE t1 IN SHARE UPDATE EXCLUSIVE MODE; INSERT INTO keys VALUES (1);
+			PREPARE TRANSACTION 'second'") if $round % 2;
+		$writer->do('BEGIN; INSERT INTO indexed VALUES (1)');
+		send_to($index, 'CREATE INDEX CONCURRENTLY ON indexed (id)');
+		$_->do(random_start()) for @others;
+		$prepare1->do('BEGIN');
+		$prepare2->do('BEGIN');
+		for (1 .. 4)
 		{
-			collect();
-			send_to($session, random_statement()) unless $sent{ $session->name };
+			for my $session (shuffle @others, $prepare1, $prepare2)
+			{
+				collect();
+				send_to($session, random_statement()) unless $sent{ $session->name };
+			}
 		}
-	}
 
-	my ($locks, $now, $faults) = (stand_still());
-	for (;;)
-	{
-		$faults = LockGuard::faults($node);
-		$now = stand_still();
-		last if $now eq $locks;
-		note 'something moved meanwhile: another look';
-		$locks = $now;
-	}
-	is($faults, '', "round $round: the picture is true")
-	  or note tree($node, qw(blocked_by held_by blocks lock_type lock_object lock_mode blocker_mode deadlock));
-	for my $row ($observer->rows(q{
-		SELECT coalesce(lock_type, 'no wait') AS kind, count(*) AS rows, sum(cardinality(blocked_by)) AS edges,
-			sum(cardinality(held_by)) AS hard, sum(deadlock::int) AS deadlocks,
-			sum((gid IS NOT NULL)::int) AS prepared, sum((depth > 1)::int) AS deep
-		FROM lock_tree() GROUP BY 1}))
-	{
-		$seen{ $row->{kind} } += $row->{rows};
-		$seen{$_} += $row->{$_} for qw(edges hard deadlocks prepared deep);
-	}
+		my ($locks, $now, $faults) = (stand_still());
+		for (;;)
+		{
+			$faults = LockGuard::faults($node);
+			$now = stand_still();
+			last if $now eq $locks;
+			note 'something moved meanwhile: another look';
+			$locks = $now;
+		}
+		is($faults, '', "round $round: the picture is true")
+		  or note tree($node, qw(blocked_by held_by blocks lock_type lock_object lock_mode blocker_mode deadlock));
+		for my $row ($observer->rows(q{
+			SELECT coalesce(lock_type, 'no wait') AS kind, count(*) AS rows, sum(cardinality(blocked_by)) AS edges,
+				sum(cardinality(held_by)) AS hard, sum(deadlock::int) AS deadlocks,
+				sum((gid IS NOT NULL)::int) AS prepared, sum((depth > 1)::int) AS deep
+			FROM lock_tree() GROUP BY 1}))
+		{
+			$seen{ $row->{kind} } += $row->{rows};
+			$seen{$_} += $row->{$_} for qw(edges hard deadlocks prepared deep);
+		}
 
-	# Waiters are told to give up, as long as there are any.
-	while (%sent)
-	{
-		$observer->value('SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
-			WHERE pid = ANY (?)', [ map { $_->pid } grep { $sent{ $_->name } } @sessions ]);
-		usleep(10_000);
-		collect();
-	}
-	$_->do('ROLLBACK') for @sessions;
-	$_->value('SELECT pg_advisory_unlock_all()') for @sessions;
-	$observer->do("ROLLBACK PREPARED '$_->{gid}'") for $observer->rows('SELECT gid FROM pg_prepared_xacts');
+		# Waiters are told to give up, as long as there are any.
+		while (%sent)
+		{
+			$observer->value('SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+				WHERE pid = ANY (?)', [ map { $_->pid } grep { $sent{ $_->name } } @sessions ]);
+			usleep(10_000);
+			collect();
+		}
+		$_->do('ROLLBACK') for @sessions;
+		$_->value('SELECT pg_advisory_unlock_all()') for @sessions;
+		$observer->do("ROLLBACK PREPARED '$_->{gid}'") for $observer->rows('SELECT gid FROM pg_prepared_xacts');
+	};
 }
 
-note join ', ', map { "$_: $seen{$_}" } sort keys %seen;
-cmp_ok($seen{$_} // 0, '>', 0, "there were waits: $_")
-  for qw(relation transactionid tuple virtualxid advisory object);
-cmp_ok($seen{$_} // 0, '>', 0, "there were some: $_") for qw(prepared deadlocks deep);
-cmp_ok($seen{edges}, '>', $seen{hard}, 'there were blockers that only queued ahead');
+subtest 'what the rounds have seen' => sub {
+	note join ', ', map { "$_: $seen{$_}" } sort keys %seen;
+	cmp_ok($seen{$_} // 0, '>', 0, "there were waits: $_")
+	  for qw(relation transactionid tuple virtualxid advisory object);
+	cmp_ok($seen{$_} // 0, '>', 0, "there were some: $_") for qw(prepared deadlocks deep);
+	cmp_ok($seen{edges}, '>', $seen{hard}, 'there were blockers that only queued ahead');
+};
 
-forget_sessions();
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'no crash in the server log');
-$node->stop;
+ends_well($node);
 done_testing();

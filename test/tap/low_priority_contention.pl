@@ -1,13 +1,13 @@
-# The DDL guard at low priority where many are about: tables without a gap, guarded statements among
-# themselves, autovacuum in the way, the worker that ends who blocks them; and what is left of many.
+# Statements at low priority where many are about: tables without a gap, guarded statements among
+# themselves, the worker that ends who blocks them; and what is left of many.
 use strict;
 use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use IPC::Run;
 use LockGuard;
+use LockGuard::LowPriority;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -17,8 +17,6 @@ my $node = start_node(
 	"shared_preload_libraries = 'pg_lockguard'",
 	"deadlock_timeout = '300ms'",
 	'max_prepared_transactions = 10',
-	'autovacuum = on',
-	"autovacuum_naptime = '1s'",
 	"pg_lockguard.worker_interval = '50ms'");
 
 $node->safe_psql(
@@ -32,15 +30,8 @@ $node->safe_psql(
 
 my $ddl = session($node, 'ddl');
 my $witness = session($node, 'witness');
-my $columns = 0;
 
-sub add_column
-{
-	my $table = shift;
-	$columns++;
-	return "ALTER TABLE $table ADD COLUMN c$columns int";
-}
-
+# Until pg_lockguard_progress has a row of that kind.
 sub await_progress
 {
 	my ($what, $condition, @values) = @_;
@@ -48,45 +39,18 @@ sub await_progress
 	return;
 }
 
-# Clients that run the script without a pause, until they are told to stop.
-sub start_load
-{
-	my ($clients, $script) = @_;
-	my $file = $node->basedir . '/load' . ++$columns . '.sql';
-	append_to_file($file, $script);
-	my $load = { out => '', err => '' };
-	local $ENV{PGAPPNAME} = 'load';
-	$load->{run} = IPC::Run::start(
-		[ 'pgbench', '-n', '-c', $clients, '-j', '2', '-T', '600', '-f', $file, $node->connstr('postgres') ],
-		'>', \$load->{out}, '2>', \$load->{err});
-	await($node, 'the load', q{SELECT count(*) >= ? FROM pg_stat_activity WHERE application_name = 'load'}, $clients);
-	return $load;
-}
-
-sub stop_load
-{
-	my $load = shift;
-	$load->{run}->signal('TERM');
-	$load->{run}->finish;
-	unlike($load->{err}, qr/ERROR|FATAL|aborted/, 'no client of the load has seen an error');
-	return;
-}
-
-# ---- A table without a gap
-
-{
-	my $load = start_load(12, "BEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.02);\nCOMMIT;\n");
-	my $log = -s $node->logfile;
+subtest 'readers without a gap' => sub {
+	my $load = start_load($node, 12, "BEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.02);\nCOMMIT;\n");
 	for my $round (1 .. 3)
 	{
 		$ddl->send(add_column('busy'));
 		is($ddl->error, undef, "readers without a gap: done ($round)");
 	}
 	stop_load($load);
-}
+};
 
-{
-	my $load = start_load(8,
+subtest 'writers without a gap, and one that sits idle' => sub {
+	my $load = start_load($node, 8,
 		"\\set id random(1, 100)\nBEGIN;\nUPDATE busy SET n = n + 1 WHERE id = :id;\nSELECT pg_sleep(0.01);\nCOMMIT;\n");
 	my $idler = session($node, 'idler');
 	$idler->do('BEGIN');
@@ -101,11 +65,11 @@ sub stop_load
 	is($ddl->error, undef, 'writers without a gap: done after the idle one has gone');
 	stop_load($load);
 	forget_sessions($idler);
-}
+};
 
-# A burst that is the last resort is bounded: each holder outlasts it.
-{
-	my $load = start_load(6, "\\sleep 20 ms\nBEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.4);\nCOMMIT;\n");
+# Each holder outlasts it.
+subtest 'a burst that is the last resort is bounded' => sub {
+	my $load = start_load($node, 6, "\\sleep 20 ms\nBEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.4);\nCOMMIT;\n");
 	$ddl->do("SET pg_lockguard.ddl_lock_timeout = '50ms'; SET pg_lockguard.ddl_max_wait = '2s'");
 	$ddl->send(add_column('busy'));
 	my $error = $ddl->error;
@@ -116,11 +80,9 @@ sub stop_load
 	else { pass('transactions beyond the burst: there was a gap') }
 	$ddl->do('RESET ALL');
 	stop_load($load);
-}
+};
 
-# ---- Guarded statements among themselves
-
-{
+subtest 'ten statements for one table' => sub {
 	my $holder = session($node, 'holder');
 	$holder->do('BEGIN');
 	$holder->do('SELECT FROM quiet');
@@ -138,93 +100,26 @@ sub stop_load
 	is( $witness->value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'quiet'::regclass AND attname ~ '^c[0-9]'"),
 		10, 'and all ten columns are there');
 	forget_sessions($holder, @crowd);
-}
+};
 
-# ---- The worker
-
-{
+subtest 'the worker ends who blocks them' => sub {
 	my $idler = session($node, 'idler', user => 'app');
 	$idler->do('BEGIN');
 	$idler->do('SELECT FROM quiet');
 	my $log = -s $node->logfile;
 	$ddl->send(add_column('quiet'));
 	await_progress('it waits', "phase = 'waiting'");
-	$node->safe_psql('postgres',
-		"ALTER SYSTEM SET pg_lockguard.blocker_min_idle = '100ms'; ALTER SYSTEM SET pg_lockguard.blocker_min_wait = '100ms'");
-	$node->safe_psql('postgres', "ALTER SYSTEM SET pg_lockguard.blocker_action = terminate");
-	$node->reload;
+	configure($node, blocker_min_idle => '100ms', blocker_min_wait => '100ms', blocker_action => 'terminate');
 	is($ddl->error, undef, 'the worker ends an idle session that blocks a statement at low priority');
 	my ($pid, $blocked) = ($idler->pid, $ddl->pid);
 	like(slurp_file($node->logfile, $log),
 		qr/LOG:  pg_lockguard: terminated PID $pid .* while blocking PID $blocked \(ALTER TABLE, AccessExclusiveLock on relation \d+\)/,
 		'and says so');
-	$node->safe_psql('postgres', 'ALTER SYSTEM SET pg_lockguard.blocker_action = off');
-	$node->reload;
+	configure($node, blocker_action => 'off');
 	forget_sessions($idler);
-}
+};
 
-# ---- Autovacuum
-
-sub start_vacuum
-{
-	my ($table, $options) = @_;
-	$node->safe_psql(
-		'postgres', qq{
-		CREATE TABLE $table (id int, filler text) WITH (autovacuum_enabled = off);
-		INSERT INTO $table SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i;
-		DELETE FROM $table WHERE id % 2 = 0;
-		ALTER TABLE $table SET (autovacuum_enabled = on, autovacuum_vacuum_threshold = 1,
-			autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100,
-			autovacuum_vacuum_cost_limit = 1 $options)});
-	await($node, "autovacuum of $table",
-		q{SELECT EXISTS (SELECT FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE backend_type = 'autovacuum worker'
-			AND relation = ?::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted)}, $table);
-	return;
-}
-
-{
-	start_vacuum('vacuumed', '');
-	my $log = -s $node->logfile;
-	$ddl->send(add_column('vacuumed'));
-	is($ddl->error, undef, 'an autovacuum worker gives way');
-	like(slurp_file($node->logfile, $log), qr/ERROR:  canceling autovacuum task/, 'because it was cancelled');
-	$node->safe_psql('postgres', 'DROP TABLE vacuumed');
-
-	# Against wraparound: the table is 100 000 transactions old.
-	$node->safe_psql(
-		'postgres', q{
-		CREATE TABLE burnt (id int);
-		CREATE TABLE old (id int, filler text) WITH (autovacuum_enabled = off);
-		INSERT INTO old SELECT i, repeat('x', 100) FROM generate_series(1, 20000) i;
-		DO $$ BEGIN FOR i IN 1..100100 LOOP
-			BEGIN
-				INSERT INTO burnt VALUES (1);
-			EXCEPTION WHEN OTHERS THEN RAISE;
-			END;
-		END LOOP; END $$;
-		ALTER TABLE old SET (autovacuum_enabled = off, autovacuum_freeze_max_age = 100000, autovacuum_freeze_table_age = 0,
-			autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)});
-	await($node, 'autovacuum against wraparound',
-		q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%public.old (to prevent wraparound)')});
-	$ddl->do("SET pg_lockguard.ddl_max_wait = '2s'");
-	$ddl->send(add_column('old'));
-	await_progress('it waits', "phase = 'waiting'");
-	like($witness->value('SELECT next_step FROM pg_lockguard_progress'),
-		qr/^waits for an autovacuum worker against wraparound, which does not give way/,
-		'against wraparound: the progress row says so');
-	my $error = $ddl->error;
-	like($error, qr/Blocked by autovacuum worker PID \d+ .*against wraparound/, 'and so does the error');
-	like($error, qr/HINT:  This autovacuum worker works against transaction ID wraparound and does not give way/,
-		'with a hint');
-	$ddl->do("SET pg_lockguard.ddl_on_timeout = terminate; SET pg_lockguard.ddl_max_wait = '300ms'");
-	$ddl->send(add_column('old'));
-	like($ddl->error, qr/against wraparound/, 'nor is it ended');
-	$ddl->do('RESET ALL');
-}
-
-# ---- Many of them
-
-{
+subtest 'many statements leave no memory behind' => sub {
 	my $holder = session($node, 'holder');
 	$ddl->do("SET lock_timeout = '3ms'");
 	# Half of them in vain.
@@ -255,23 +150,18 @@ sub start_vacuum
 		0, 'nor a memory context');
 	$ddl->do('RESET ALL');
 	forget_sessions($holder);
-}
+};
 
-# ---- Transactions that are being prepared all the time, while holders are looked for
-
-{
-	# A slot of a prepared transaction is made anew for each of them, under no lock that a look takes.
-	my $load = start_load(4,
+# A slot of a prepared transaction is made anew for each of them, under no lock that a look takes.
+subtest 'transactions that are being prepared all the time, while holders are looked for' => sub {
+	my $load = start_load($node, 4,
 		"\\set gid random(1, 1000000000)\nBEGIN;\nINSERT INTO quiet VALUES (1);\nPREPARE TRANSACTION ':gid';\nCOMMIT PREPARED ':gid';\n");
-	my $altered = start_load(2, "ALTER TABLE quiet SET (fillfactor = 90);\nSELECT count(holders) FROM pg_lockguard_progress;\n");
+	my $altered = start_load($node, 2, "ALTER TABLE quiet SET (fillfactor = 90);\nSELECT count(holders) FROM pg_lockguard_progress;\n");
 	my $before = $witness->value('SELECT statements FROM pg_stat_lockguard');
 	await($node, 'many statements', 'SELECT statements > ? FROM pg_stat_lockguard', $before + 3000);
 	stop_load($altered);
 	stop_load($load);
-}
+};
 
-forget_sessions();
-$node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
-
+ends_well($node);
 done_testing();

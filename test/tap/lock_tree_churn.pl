@@ -145,38 +145,37 @@ my @viewers = map { session($node, "viewer$_") } 1 .. 2;
 my @looks = map { $_->{dbh}->prepare('CALL look(NULL, NULL, NULL, NULL, NULL)', { pg_async => DBD::Pg::PG_ASYNC() }) } @viewers;
 $_->execute for @looks;
 
-for my $job (@jobs)
-{
-	ok($job->{run}->finish, "no error in pgbench: $job->{script}") or diag ${ $job->{err} };
-	note $1 if ${ $job->{out} } =~ /(number of transactions actually processed: \d+)/;
-}
-# A slow machine makes fewer connections in that time than are asked for below: here it makes enough.
-if ($observer->value('SELECT last_value FROM connections') <= 60)
-{
-	my ($out, $err) = ('', '');
-	my @again = ([ 'pgbench', '-n', '-t', 5, @{ $scripts{tables}[0] }, '-h', $node->host,
-		'-p', $node->port, '-f', "$dir/tables.sql", 'postgres' ], '>', \$out, '2>', \$err);
-	IPC::Run::run(@again) or die "pgbench: $err";
-}
-$observer->do('INSERT INTO stop VALUES (true)');
-for my $i (0 .. $#viewers)
-{
-	my $result = eval { $viewers[$i]{dbh}->pg_result; $looks[$i]->fetchrow_hashref };
-	is($@, '', 'looking never fails');
-	is($result->{complaints}, undef, 'no picture contradicts itself');
-	note "looks: $result->{looks}, rows: $result->{rows}, deepest: $result->{deepest}, "
-	  . "waits for: @{ $result->{kinds} }";
-	cmp_ok($result->{rows}, '>', $result->{looks}, 'there was something to see');
-	cmp_ok($result->{deepest}, '>', 1, 'and not only one behind the other');
-}
-my $connections = $observer->value('SELECT last_value FROM connections');
-note "sessions that came and went: more than $connections";
-cmp_ok($connections, '>', 60, 'more sessions came and went than there is room for at a time');
-is($observer->value('SELECT count(*) FROM lock_tree()'), 0, 'in the end nothing waits');
-forget_sessions();
-
-# ---------------------------------------------------------------------------------------------
-# Memory
+subtest 'pictures, while sessions come and go' => sub {
+	for my $job (@jobs)
+	{
+		ok($job->{run}->finish, "no error in pgbench: $job->{script}") or diag ${ $job->{err} };
+		note $1 if ${ $job->{out} } =~ /(number of transactions actually processed: \d+)/;
+	}
+	# A slow machine makes fewer connections in that time than are asked for below: here it makes enough.
+	if ($observer->value('SELECT last_value FROM connections') <= 60)
+	{
+		my ($out, $err) = ('', '');
+		my @again = ([ 'pgbench', '-n', '-t', 5, @{ $scripts{tables}[0] }, '-h', $node->host,
+			'-p', $node->port, '-f', "$dir/tables.sql", 'postgres' ], '>', \$out, '2>', \$err);
+		IPC::Run::run(@again) or die "pgbench: $err";
+	}
+	$observer->do('INSERT INTO stop VALUES (true)');
+	for my $i (0 .. $#viewers)
+	{
+		my $result = eval { $viewers[$i]{dbh}->pg_result; $looks[$i]->fetchrow_hashref };
+		is($@, '', 'looking never fails');
+		is($result->{complaints}, undef, 'no picture contradicts itself');
+		note "looks: $result->{looks}, rows: $result->{rows}, deepest: $result->{deepest}, "
+		  . "waits for: @{ $result->{kinds} }";
+		cmp_ok($result->{rows}, '>', $result->{looks}, 'there was something to see');
+		cmp_ok($result->{deepest}, '>', 1, 'and not only one behind the other');
+	}
+	my $connections = $observer->value('SELECT last_value FROM connections');
+	note "sessions that came and went: more than $connections";
+	cmp_ok($connections, '>', 60, 'more sessions came and went than there is room for at a time');
+	is($observer->value('SELECT count(*) FROM lock_tree()'), 0, 'in the end nothing waits');
+	forget_sessions();
+};
 
 $observer->do(q{
 	CREATE FUNCTION memory(OUT contexts bigint, OUT resident bigint) LANGUAGE sql AS $$
@@ -215,16 +214,17 @@ sub stays_as_large
 	return;
 }
 
-stays_as_large('nothing waits', 0);
-my ($holder, $prepared, @waiters) = map { session($node, "s$_") } 1 .. 10;
-$holder->do('BEGIN; LOCK TABLE t1 IN SHARE MODE');
-$prepared->do(q{BEGIN; LOCK TABLE t1 IN SHARE MODE; PREPARE TRANSACTION 'p'});
-$_->send('BEGIN; LOCK TABLE t1') for @waiters;
-settle($node, @waiters);
-stays_as_large('8 waiters, 36 edges and more', 10);
-$observer->do(q{ROLLBACK PREPARED 'p'});
-forget_sessions();
+subtest 'a session that has looked thousands of times is as large as before' => sub {
+	stays_as_large('nothing waits', 0);
+	my ($holder, $prepared, @waiters) = map { session($node, "s$_") } 1 .. 10;
+	$holder->do('BEGIN; LOCK TABLE t1 IN SHARE MODE');
+	$prepared->do(q{BEGIN; LOCK TABLE t1 IN SHARE MODE; PREPARE TRANSACTION 'p'});
+	$_->send('BEGIN; LOCK TABLE t1') for @waiters;
+	settle($node, @waiters);
+	stays_as_large('8 waiters, 36 edges and more', 10);
+	$observer->do(q{ROLLBACK PREPARED 'p'});
+	forget_sessions();
+};
 
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'no crash in the server log');
-$node->stop;
+ends_well($node);
 done_testing();
