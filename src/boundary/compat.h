@@ -141,6 +141,18 @@ inline int vxid_number_of(const PGPROC* proc) {
 #endif
 }
 
+/// \param number  as vxid_number_of() has it
+inline VirtualTransactionId make_vxid(int number, LocalTransactionId lxid) {
+    VirtualTransactionId vxid;
+#if PG_VERSION_NUM >= 170000
+    vxid.procNumber = number;
+#else
+    vxid.backendId = number;
+#endif
+    vxid.localTransactionId = lxid;
+    return vxid;
+}
+
 /// The PGPROC of the backend that a virtual transaction id was made by; null where it has ended.
 /// Whether it is still in that transaction is for the caller to check.
 inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {
@@ -204,6 +216,14 @@ inline bool owns_relation(Oid relation, Oid role) {
     return object_ownercheck(RelationRelationId, relation, role);
 #else
     return pg_class_ownercheck(relation, role);
+#endif
+}
+
+inline bool may_create_in_schema(Oid schema, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(NamespaceRelationId, schema, role, ACL_CREATE) == ACLCHECK_OK;
+#else
+    return pg_namespace_aclcheck(schema, role, ACL_CREATE) == ACLCHECK_OK;
 #endif
 }
 
@@ -297,6 +317,22 @@ inline constexpr NodeTag kClusterStatement = T_RepackStmt;
 #else
 inline constexpr NodeTag kClusterStatement = T_ClusterStmt;
 #endif
+
+/// The tag of REPACK; CMDTAG_UNKNOWN where there is none.
+#if PG_VERSION_NUM >= 190000
+inline constexpr CommandTag kRepackCommand = CMDTAG_REPACK;
+#else
+inline constexpr CommandTag kRepackCommand = CMDTAG_UNKNOWN;
+#endif
+
+/// The options of a statement of that kind that it has from 19 on.
+inline const List* repack_options([[maybe_unused]] const Node* statement) {
+#if PG_VERSION_NUM >= 190000
+    return reinterpret_cast<const RepackStmt*>(statement)->params;
+#else
+    return NIL;
+#endif
+}
 
 /// The table that a statement of that kind names, or null where it works on all of them.
 inline const RangeVar* clustered_table(const Node* statement) {

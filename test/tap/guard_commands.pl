@@ -29,6 +29,7 @@ subtest 'every command that ddl_commands takes' => sub {
 		CREATE FUNCTION trigger_function() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 		CREATE TRIGGER t_trigger AFTER INSERT ON t EXECUTE FUNCTION trigger_function();
 		CREATE RULE t_rule AS ON UPDATE TO t DO ALSO NOTHING;
+		CREATE POLICY t_policy ON t USING (true);
 	});
 	my $all = hold($node, 'all',
 		q{BEGIN; LOCK TABLE t; LOCK TABLE v; SELECT count(*) FROM mv; SELECT nextval('s'); ALTER FOREIGN TABLE ft ADD COLUMN x int;
@@ -56,6 +57,11 @@ subtest 'every command that ddl_commands takes' => sub {
 		'CLUSTER' => 'CLUSTER t USING t_id',
 		'REFRESH MATERIALIZED VIEW' => 'REFRESH MATERIALIZED VIEW mv',
 		'COMMENT' => q{COMMENT ON TABLE t IS 'no'},
+		'CREATE TABLE' => 'CREATE TABLE t2 () INHERITS (t)',
+		'CREATE POLICY' => 'CREATE POLICY t_policy2 ON t USING (true)',
+		'ALTER POLICY' => 'ALTER POLICY t_policy ON t USING (false)',
+		'DROP POLICY' => 'DROP POLICY t_policy ON t',
+		'DROP SCHEMA' => 'DROP SCHEMA public CASCADE',
 		'LOCK TABLE' => 'BEGIN; LOCK TABLE t IN ACCESS SHARE MODE');
 	for my $tag (sort keys %command)
 	{
