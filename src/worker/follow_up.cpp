@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/text.h"
+#include "core/words/text.h"
 #include "boundary/bridge.h"
 #include "boundary/clock.h"
 #include "boundary/settings.h"
