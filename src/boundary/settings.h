@@ -15,6 +15,7 @@ enum class DdlSessionLockTimeout : int { wait, stall };
 enum class BlockerAction : int { off, log, terminate };
 enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
+enum class DdlHeavy : int { allow, warn, refuse };
 
 struct Settings {
     // The guard (SUSET)
@@ -24,6 +25,11 @@ struct Settings {
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
+    // Heavy work (SUSET)
+    int ddl_heavy;                // a DdlHeavy
+    int ddl_heavy_min_size;       // kB
+    char* ddl_heavy_confirm;      // USERSET: the relation, as the error writes it
+    int preview_max_hold;         // ms
     int ddl_notice_interval;      // ms; 0: never (USERSET)
     int ddl_session_lock_timeout; // a DdlSessionLockTimeout (USERSET)
     // The worker (SIGHUP)
@@ -49,6 +55,7 @@ struct Settings {
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
+    DdlHeavy heavy() const { return static_cast<DdlHeavy>(ddl_heavy); }
     DdlSessionLockTimeout session_lock_timeout() const {
         return static_cast<DdlSessionLockTimeout>(ddl_session_lock_timeout);
     }
