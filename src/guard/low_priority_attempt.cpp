@@ -260,17 +260,17 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
         return;
     }
     result->waited_since = result->ended;
-    FailedLockWait failed;
+    AwaitedLock failed;
     if (wait_limit_has_struck())
         learn_limited_wait(result);
-    else if (failed_lock_wait(&failed) && failed.lock_known)
+    else if (lock_of_timeout(&failed) && failed.lock_known)
         learn_wait(failed, result);
 }
 
 /// The guard has ended the wait, maybe because others were kept waiting.
 void Attempts::learn_limited_wait(AttemptResult* result) {
     const EndedWait ended = ended_wait();
-    FailedLockWait failed = limited_lock_wait();
+    AwaitedLock failed = lock_of_limit();
     if (!failed.lock_known)
         failed = ended.wait; // a parallel worker's: only who ended it knows
     result->kept_waiting = ended.kept_waiting;
@@ -279,7 +279,7 @@ void Attempts::learn_limited_wait(AttemptResult* result) {
 }
 
 /// The lock that turned up inside the statement.
-void Attempts::learn_wait(const FailedLockWait& failed, AttemptResult* result) {
+void Attempts::learn_wait(const AwaitedLock& failed, AttemptResult* result) {
     result->lock_known = true;
     result->lock = {failed.tag, failed.mode};
     result->waited_since = steady_time_of(failed.started_at);

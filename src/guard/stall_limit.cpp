@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/stall_text.h"
+#include "core/words/stalls.h"
 
 #include "boundary/bridge.h"
 #include "boundary/settings.h"

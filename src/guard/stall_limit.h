@@ -40,7 +40,7 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error);
 /// A wait for a lock that was ended because others were kept waiting.
 struct EndedWait {
     core::Microseconds kept_waiting; // the longest of them; 0: no wait was ended for that
-    FailedLockWait wait;             // if kept_waiting is not 0; of the session or its worker
+    AwaitedLock wait;                // if kept_waiting is not 0; of the session or its worker
 };
 /// Of the latest statement that was under the limit.
 EndedWait ended_wait();

@@ -5,7 +5,7 @@
 // the lock table copied. Neither reads a catalog or takes a heavyweight lock.
 #pragma once
 
-#include "core/text.h"
+#include "core/time.h"
 
 #include "boundary/compat.h"
 #include "locks/kept_waiting_by.h"

@@ -2,7 +2,7 @@
 // of it, whether it may be ended, and how.
 #pragma once
 
-#include "core/stall_text.h"
+#include "core/words/stalls.h"
 
 #include "locks/kept_waiting_by.h"
 #include "locks/lock_snapshot.h"

@@ -1,6 +1,6 @@
-#include "core/stall_text.h"
+#include "core/words/stalls.h"
 
-#include "core/text.h"
+#include "core/words/text.h"
 
 #include <array>
 #include <string>
@@ -43,7 +43,7 @@ void append_stall(Text& text, const Stall& stall) {
     text += stall.lock_mode.empty() ? "a lock" : stall.lock_mode;
     if (!stall.object.empty()) {
         text += " on ";
-        text += stall.object;
+        append_name(text, stall.object);
     }
 }
 
