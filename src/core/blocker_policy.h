@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/lock_graph.h"
-#include "core/text.h"
+#include "core/time.h"
 
 #include <cstdint>
 #include <memory_resource>

@@ -2,7 +2,7 @@
 // do now.
 #pragma once
 
-#include "core/text.h"
+#include "core/words/failed_waits.h"
 #include "boundary/compat.h"
 #include "locks/lock_culprits.h"
 #include "locks/wait_sampler.h"

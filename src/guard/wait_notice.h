@@ -2,7 +2,7 @@
 // told meanwhile.
 #pragma once
 
-#include "core/wait_words.h"
+#include "core/words/waits.h"
 
 #include "boundary/compat.h"
 #include "guard/low_priority_account.h"

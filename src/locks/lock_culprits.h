@@ -1,7 +1,7 @@
 // Who holds a lock that somebody wants, told to somebody who may see less than everything.
 #pragma once
 
-#include "core/text.h"
+#include "core/words/culprits.h"
 
 #include <span>
 

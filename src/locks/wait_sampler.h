@@ -10,7 +10,7 @@
 // it sends no signal, so what others send is not mistaken for it (see sessions/interrupt_watch).
 #pragma once
 
-#include "core/text.h"
+#include "core/time.h"
 #include "boundary/compat.h"
 #include "sessions/interrupt_watch.h"
 

@@ -1,6 +1,6 @@
 #include "sessions/event_record.h"
 
-#include "core/event_text.h"
+#include "core/words/events.h"
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "sessions/backend_status.h"

@@ -5,10 +5,10 @@
 #pragma once
 
 #include "core/blocker_policy.h"
-#include "core/event_text.h"
 #include "core/lock_forest.h"
 #include "core/lock_graph.h"
-#include "core/text.h"
+#include "core/words/events.h"
+#include "core/words/terminations.h"
 
 #include "locks/lock_snapshot.h"
 #include "sessions/backend_status.h"

@@ -50,7 +50,10 @@ subtest 'two statements at low priority that wait for each other: one of them ge
 	$sessions[1]->send('ALTER TABLE first ADD COLUMN c1 int');
 	await($node, 'the end of one of them',
 		q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name IN ('one', 'two') AND state = 'idle in transaction (aborted)'});
-	my ($victim) = grep { $_->ready } @sessions;
+	# The other one may have come to its end by now as well.
+	my $aborted = session($node, 'looker')
+	  ->value(q{SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction (aborted)'});
+	my ($victim) = grep { $_->pid == $aborted } @sessions;
 	my ($other) = grep { $_ != $victim } @sessions;
 	like($victim->error, qr/deadlock detected/, 'one has been chosen');
 	$victim->do('ROLLBACK');

@@ -1,4 +1,4 @@
-#include "core/text.h"
+#include "core/words/failed_waits.h"
 
 #include "text_checks.h"
 

@@ -1,4 +1,5 @@
-#include "core/text.h"
+#include "core/words/terminations.h"
+#include "core/words/waits.h"
 
 #include "text_checks.h"
 

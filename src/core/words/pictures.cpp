@@ -1,7 +1,7 @@
-#include "core/wait_picture_text.h"
+#include "core/words/pictures.h"
 
-#include "core/text.h"
 #include "core/tree_drawing.h"
+#include "core/words/culprits.h"
 
 #include <algorithm>
 #include <array>

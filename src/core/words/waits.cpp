@@ -1,4 +1,4 @@
-#include "core/wait_words.h"
+#include "core/words/waits.h"
 
 #include <array>
 #include <charconv>
@@ -177,6 +177,43 @@ std::string_view decision_text(const Decider& decider, std::pmr::memory_resource
     }
     text += " decided: ";
     text += decider.decision;
+    return keep_text(text, memory);
+}
+
+std::string_view next_step_text(NextStep step, Microseconds within, bool against_wraparound,
+                                std::pmr::memory_resource& memory) {
+    std::pmr::string text(&memory);
+    const auto append_limit = [&](std::string_view before) {
+        if (within < 0)
+            return;
+        text += before;
+        append_duration(text, within);
+    };
+    switch (step) {
+    case NextStep::try_locks:
+        text += "takes its locks if they are free";
+        break;
+    case NextStep::await_holders:
+        text += against_wraparound
+                    ? "waits for an autovacuum worker against wraparound, which does not give way"
+                    : "tries again when a holder's transaction ends";
+        append_limit("; looks again within ");
+        break;
+    case NextStep::retry:
+        text += "tries again";
+        append_limit(" within ");
+        break;
+    case NextStep::stand_in_queue:
+        text += "stands in the lock queue";
+        append_limit(" for at most ");
+        break;
+    case NextStep::finish:
+        text += "runs: it has its locks";
+        break;
+    case NextStep::end_holders:
+        text += "ends the sessions that hold the lock";
+        break;
+    }
     return keep_text(text, memory);
 }
 

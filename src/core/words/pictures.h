@@ -1,9 +1,9 @@
 // Pictures of waits as text: diagrams in the languages of Mermaid and Graphviz, and the lock tree.
-// As in core/text: results are in `memory` and NUL-terminated; std::bad_alloc only.
+//
 #pragma once
 
-#include "core/event_text.h"
 #include "core/wait_picture.h"
+#include "core/words/events.h"
 
 #include <cstdint>
 #include <memory_resource>

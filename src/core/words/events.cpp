@@ -1,4 +1,4 @@
-#include "core/event_text.h"
+#include "core/words/events.h"
 
 #include <algorithm>
 #include <array>
@@ -10,11 +10,6 @@ namespace lockguard::core {
 namespace {
 
 using Text = std::pmr::string;
-
-bool is_control(char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    return byte < 0x20 || byte == 0x7f;
-}
 
 void append_number(Text& text, std::int64_t number) {
     std::array<char, 24> digits;

@@ -1,10 +1,10 @@
 // The words of the record: the line in the server log for an event, and the lock tree of that
-// moment as text. As in core/text: results are in `memory` and NUL-terminated; std::bad_alloc only.
+// moment as text.
 #pragma once
 
 #include "core/lock_forest.h"
 #include "core/lock_graph.h"
-#include "core/text.h"
+#include "core/words/culprits.h"
 
 #include <cstdint>
 #include <memory_resource>

@@ -1,15 +1,30 @@
-// The words of a statement that waits at low priority: what its client is told meanwhile, and how
-// it is told who has decided for it. As in core/text: results are in `memory` and NUL-terminated;
-// std::bad_alloc only.
+// The words of a statement that waits at low priority: what it does next, what its client is told
+// meanwhile, and how it is told who has decided for it.
 #pragma once
 
-#include "core/text.h"
+#include "core/words/failed_waits.h"
 
 #include <cstdint>
 #include <memory_resource>
 #include <string_view>
 
 namespace lockguard::core {
+
+/// What a statement that waits at low priority does next.
+enum class NextStep : std::uint8_t {
+    try_locks,
+    await_holders,
+    retry,
+    stand_in_queue,
+    finish,
+    end_holders
+};
+
+/// "tries again when a holder's transaction ends, at the latest in 250 ms" and the like.
+///
+/// \param within  the latest end of the present step; negative where it is open
+std::string_view next_step_text(NextStep step, Microseconds within, bool against_wraparound,
+                                std::pmr::memory_resource& memory);
 
 /// What comes when patience ends.
 enum class PatienceEnd : std::uint8_t { failure, queue, termination };
