@@ -6,8 +6,10 @@
 #include "guard/lock_targets_drop.h"
 
 extern "C" {
+#include "catalog/heap.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "nodes/makefuncs.h"
 #include "utils/lsyscache.h"
 }
@@ -16,7 +18,23 @@ namespace lockguard::pg {
 
 namespace {
 
+/// Tables that refer to these are emptied with them.
+void add_truncated_with(Collection* found, List* relations) {
+    while (const List* more = heap_truncate_find_FKs(relations)) {
+        for (int i = 0; i < list_length(more); i++) {
+            Oid relation = list_nth_oid(more, i);
+            if (!is_allowed(relation, Right::privilege, ACL_TRUNCATE)) {
+                found->valid = false;
+                return;
+            }
+            add(found, relation, AccessExclusiveLock);
+            relations = lappend_oid(relations, relation);
+        }
+    }
+}
+
 void collect(Collection* found, const TruncateStmt* statement) {
+    List* relations = NIL;
     for (int i = 0; i < list_length(statement->relations) && found->valid; i++) {
         const auto* name = static_cast<const RangeVar*>(list_nth(statement->relations, i));
         Oid relation = look_up(found, name, Right::privilege, ACL_TRUNCATE).relation;
@@ -25,7 +43,12 @@ void collect(Collection* found, const TruncateStmt* statement) {
         add(found, relation, AccessExclusiveLock);
         if (name->inh)
             add_accessible_descendants(found, relation, AccessExclusiveLock);
+        List* all =
+            name->inh ? find_all_inheritors(relation, NoLock, nullptr) : list_make1_oid(relation);
+        relations = list_concat_unique_oid(relations, all);
     }
+    if (statement->behavior == DROP_CASCADE)
+        add_truncated_with(found, relations);
 }
 
 void collect(Collection* found, const LockStmt* statement) {
