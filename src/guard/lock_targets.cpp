@@ -4,8 +4,10 @@
 #include "guard/lock_targets_alter.h"
 #include "guard/lock_targets_create.h"
 #include "guard/lock_targets_drop.h"
+#include "guard/lock_targets_tablespace.h"
 
 extern "C" {
+#include "catalog/dependency.h"
 #include "catalog/heap.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
@@ -18,17 +20,31 @@ namespace lockguard::pg {
 
 namespace {
 
-/// Tables that refer to these are emptied with them.
-void add_truncated_with(Collection* found, List* relations) {
+/// Tables that refer to these are emptied with them. Returns them all.
+List* add_truncated_with(Collection* found, List* relations) {
     while (const List* more = heap_truncate_find_FKs(relations)) {
         for (int i = 0; i < list_length(more); i++) {
             Oid relation = list_nth_oid(more, i);
             if (!is_allowed(relation, Right::privilege, ACL_TRUNCATE)) {
                 found->valid = false;
-                return;
+                return relations;
             }
             add(found, relation, AccessExclusiveLock);
             relations = lappend_oid(relations, relation);
+        }
+    }
+    return relations;
+}
+
+void add_restarted_sequences(Collection* found, const List* tables) {
+    for (int i = 0; i < list_length(tables); i++) {
+        const List* sequences = getOwnedSequences(list_nth_oid(tables, i));
+        for (int j = 0; j < list_length(sequences); j++) {
+            Oid sequence = list_nth_oid(sequences, j);
+            if (is_allowed(sequence, Right::own, 0))
+                add(found, sequence, AccessExclusiveLock);
+            else
+                found->valid = false;
         }
     }
 }
@@ -48,7 +64,9 @@ void collect(Collection* found, const TruncateStmt* statement) {
         relations = list_concat_unique_oid(relations, all);
     }
     if (statement->behavior == DROP_CASCADE)
-        add_truncated_with(found, relations);
+        relations = add_truncated_with(found, relations);
+    if (statement->restart_seqs && found->valid)
+        add_restarted_sequences(found, relations);
 }
 
 void collect(Collection* found, const LockStmt* statement) {
@@ -142,6 +160,9 @@ void collect_from(Collection* found, const Node* statement) {
         break;
     case T_AlterObjectSchemaStmt:
         collect(found, reinterpret_cast<const AlterObjectSchemaStmt*>(statement));
+        break;
+    case T_AlterTableMoveAllStmt:
+        collect(found, reinterpret_cast<const AlterTableMoveAllStmt*>(statement));
         break;
     case T_AlterSeqStmt:
         add_one(found, reinterpret_cast<const AlterSeqStmt*>(statement)->sequence, Right::own, 0,
