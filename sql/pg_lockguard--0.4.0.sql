@@ -210,3 +210,25 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
 
 COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
     'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';
+
+-- ---- What a DDL statement would do
+CREATE FUNCTION ddl_preview(
+    statement text,
+    with_standbys bool DEFAULT false,
+    OUT step int4,
+    OUT action text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT size int8,
+    OUT stops text,
+    OUT held_by int4[],
+    OUT longest_idle interval,
+    OUT longest_xact interval,
+    OUT complete bool,
+    OUT advice text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5
+AS 'MODULE_PATHNAME', 'pg_lockguard_ddl_preview';
+
+COMMENT ON FUNCTION ddl_preview(text, bool) IS
+    'what a DDL statement would lock, rewrite and scan, and who is in its way now';

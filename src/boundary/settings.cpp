@@ -41,6 +41,13 @@ constexpr config_enum_entry kBlockerActions[] = {
     {nullptr, 0, false},
 };
 
+constexpr config_enum_entry kDdlHeavy[] = {
+    {"allow", static_cast<int>(DdlHeavy::allow), false},
+    {"warn", static_cast<int>(DdlHeavy::warn), false},
+    {"refuse", static_cast<int>(DdlHeavy::refuse), false},
+    {nullptr, 0, false},
+};
+
 constexpr config_enum_entry kLoggedEvents[] = {
     {"none", static_cast<int>(LoggedEvents::none), false},
     {"actions", static_cast<int>(LoggedEvents::actions), false},
@@ -158,6 +165,30 @@ void define_guard_settings() {
         kDdlSessionLockTimeout, PGC_USERSET, 0, nullptr, nullptr, nullptr);
 }
 
+/// What is told, or refused, of statements that rewrite, scan or index a relation.
+void define_heavy_settings() {
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_heavy",
+        "What a guarded statement does that is about to rewrite, scan or index a large relation "
+        "while it stops readers or writers.",
+        "allow: goes on. warn: says so. refuse: fails, before the first page is read.",
+        &settings.ddl_heavy, static_cast<int>(DdlHeavy::allow), kDdlHeavy, PGC_SUSET, 0, nullptr,
+        nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.ddl_heavy_min_size",
+                            "The size from which on a relation is large to pg_lockguard.ddl_heavy.",
+                            nullptr, &settings.ddl_heavy_min_size, 1024 * 1024, 0, INT_MAX,
+                            PGC_SUSET, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.ddl_heavy_confirm",
+        "The relation with which that is meant: pg_lockguard.ddl_heavy lets it pass.",
+        "Written as the error message has it, such as public.orders. For SET LOCAL.",
+        &settings.ddl_heavy_confirm, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.preview_max_hold", "The longest that ddl_preview() runs the statement.",
+        "Served at the next check for interrupts after that.", &settings.preview_max_hold, 20, 1,
+        60 * 1000, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+}
+
 /// Whom the worker ends, and when.
 void define_worker_settings() {
     DefineCustomEnumVariable(
@@ -238,6 +269,7 @@ void define_record_settings() {
 void define_settings(const SettingHooks& setting_hooks) {
     hooks = setting_hooks;
     define_guard_settings();
+    define_heavy_settings();
     define_worker_settings();
     define_exemptions();
     define_record_settings();

@@ -14,6 +14,7 @@ enum class DdlOnTimeout : int { error, queue, terminate };
 enum class DdlSessionLockTimeout : int { wait, stall };
 enum class BlockerAction : int { off, log, terminate };
 enum class LoggedEvents : int { none, actions, all };
+enum class DdlHeavy : int { allow, warn, refuse };
 
 struct Settings {
     // The guard (SUSET)
@@ -23,6 +24,11 @@ struct Settings {
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
+    // Heavy work (SUSET)
+    int ddl_heavy;                // a DdlHeavy
+    int ddl_heavy_min_size;       // kB
+    char* ddl_heavy_confirm;      // USERSET: the relation, as the error writes it
+    int preview_max_hold;         // ms
     int ddl_notice_interval;      // ms; 0: never (USERSET)
     int ddl_session_lock_timeout; // a DdlSessionLockTimeout (USERSET)
     // The worker (SIGHUP)
@@ -44,6 +50,7 @@ struct Settings {
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
+    DdlHeavy heavy() const { return static_cast<DdlHeavy>(ddl_heavy); }
     DdlSessionLockTimeout session_lock_timeout() const {
         return static_cast<DdlSessionLockTimeout>(ddl_session_lock_timeout);
     }
