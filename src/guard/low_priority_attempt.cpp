@@ -201,7 +201,10 @@ bool Attempts::lock_and_run(const AttemptPlan& plan, uint64 messages, const Lock
     account_.end_wait();
     if (account_.is_published())
         account_.publish(WaitPhase::running, -1);
-    run_statement(plan.patience);
+    // What it waits for inside by design is waited for outside, where it has lasted.
+    run_statement(waits_for_older_snapshots(call_.planned->utilityStmt)
+                      ? std::min(plan.patience, plan.soon)
+                      : plan.patience);
     // Some function has caught the error, and taken it for somebody's request.
     progress->wait_was_cut = wait_limit_has_struck();
     return !progress->wait_was_cut;
