@@ -1,7 +1,7 @@
 // The only place with PG_VERSION_NUM, but for the list of headers (boundary/server_headers). What
 // differs between PostgreSQL 15 and 19, and only that, has one name here, in the newest version's
-// shape where there is one; all other code is the same for every version. It is long because it is to
-// be one place.
+// shape where there is one; all other code is the same for every version. It is long because it is
+// to be one place.
 //
 // Include it last, after C++ and fmt headers (postgres.h redefines printf and friends).
 #pragma once
@@ -251,6 +251,14 @@ inline bool may_create_in_schema(Oid schema, Oid role) {
     return object_aclcheck(NamespaceRelationId, schema, role, ACL_CREATE) == ACLCHECK_OK;
 #else
     return pg_namespace_aclcheck(schema, role, ACL_CREATE) == ACLCHECK_OK;
+#endif
+}
+
+inline bool may_create_in_tablespace(Oid tablespace, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(TableSpaceRelationId, tablespace, role, ACL_CREATE) == ACLCHECK_OK;
+#else
+    return pg_tablespace_aclcheck(tablespace, role, ACL_CREATE) == ACLCHECK_OK;
 #endif
 }
 
