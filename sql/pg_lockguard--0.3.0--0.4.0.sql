@@ -1,7 +1,8 @@
 -- complain if this script is run by psql instead of ALTER EXTENSION
 \echo Use "ALTER EXTENSION pg_lockguard UPDATE" to load this file. \quit
 
--- More columns: spared_snapshot, spared_no_client.
+-- More columns: cancellations, cancel_*, cancels_in_vain, spared_snapshot, spared_committing,
+-- spared_no_client.
 DROP VIEW pg_stat_lockguard;
 DROP FUNCTION pg_stat_lockguard();
 
@@ -21,6 +22,10 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT terminations int8,
     OUT rehearsals int8,
     OUT rehearsals_needless int8,
+    OUT cancellations int8,
+    OUT cancel_rehearsals int8,
+    OUT cancel_rehearsals_needless int8,
+    OUT cancels_in_vain int8,
     OUT spared_prepared int8,
     OUT spared_replication int8,
     OUT spared_background int8,
@@ -31,6 +36,7 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_application int8,
     OUT spared_snapshot int8,
     OUT spared_stalled int8,
+    OUT spared_committing int8,
     OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,

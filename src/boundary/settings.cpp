@@ -3,6 +3,7 @@
 #include "core/fuses.h"
 #include "core/name_pattern.h"
 #include "boundary/guarded_commands.h"
+#include "boundary/request_modes.h"
 
 extern "C" {
 #include "utils/varlena.h"
@@ -38,6 +39,13 @@ constexpr config_enum_entry kBlockerActions[] = {
     {"off", static_cast<int>(BlockerAction::off), false},
     {"log", static_cast<int>(BlockerAction::log), false},
     {"terminate", static_cast<int>(BlockerAction::terminate), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kBlockerActiveActions[] = {
+    {"off", static_cast<int>(BlockerActiveAction::off), false},
+    {"log", static_cast<int>(BlockerActiveAction::log), false},
+    {"cancel", static_cast<int>(BlockerActiveAction::cancel), false},
     {nullptr, 0, false},
 };
 
@@ -218,8 +226,30 @@ void define_worker_settings() {
         "Whether a blocker counts as idle while it waits for its client in a statement.",
         "Such as COPY FROM STDIN whose client sends nothing any more.",
         &settings.blocker_stalled_clients, false, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.blocker_request_modes", "Whose blockers the worker looks for, by lock mode.",
+        "A list of the modes in which somebody waits for a relation, separated by commas.",
+        &settings.blocker_request_modes, "AccessExclusiveLock", PGC_SIGHUP, 0, check_request_modes,
+        assign_request_modes, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.blocker_active_action",
+        "What the worker does about statements that block such a request for too long.",
+        "off: nothing. log: say what it would do. cancel: cancel them.",
+        &settings.blocker_active_action, static_cast<int>(BlockerActiveAction::off),
+        kBlockerActiveActions, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.blocker_min_active",
+                            "How long a blocker's statement has run before it may be cancelled.",
+                            nullptr, &settings.blocker_min_active, 300000, 0, INT_MAX, PGC_SIGHUP,
+                            GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomBoolVariable("pg_lockguard.blocker_concurrently",
+                             "Whether sessions count as blockers whose transaction CREATE INDEX "
+                             "CONCURRENTLY and the like wait for.",
+                             "They wait for transactions to end, not for a relation.",
+                             &settings.blocker_concurrently, false, PGC_SIGHUP, 0, nullptr, nullptr,
+                             nullptr);
     DefineCustomIntVariable("pg_lockguard.max_terminations_per_minute",
-                            "The most sessions that the worker ends in any minute.",
+                            "The most sessions that the worker ends, or whose statements it "
+                            "cancels, in any minute.",
                             "Beyond that it only logs.", &settings.max_terminations_per_minute, 10,
                             0, core::kMostTerminationsPerMinute, PGC_SIGHUP, 0, nullptr, nullptr,
                             nullptr);

@@ -13,6 +13,7 @@ enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
 enum class DdlSessionLockTimeout : int { wait, stall };
 enum class BlockerAction : int { off, log, terminate };
+enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
 enum class DdlHeavy : int { allow, warn, refuse };
 
@@ -37,6 +38,10 @@ struct Settings {
     int blocker_min_wait; // ms
     int worker_interval;  // ms
     bool blocker_stalled_clients;
+    char* blocker_request_modes; // see counting_request_modes() in boundary/request_modes
+    int blocker_active_action;   // a BlockerActiveAction
+    int blocker_min_active;      // ms
+    bool blocker_concurrently;
     int max_terminations_per_minute;
     char* exempt_roles;        // a list of identifiers, as SplitIdentifierString() reads it
     char* exempt_databases;    // likewise
@@ -55,6 +60,13 @@ struct Settings {
         return static_cast<DdlSessionLockTimeout>(ddl_session_lock_timeout);
     }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
+    BlockerActiveAction active_action() const {
+        return static_cast<BlockerActiveAction>(blocker_active_action);
+    }
+    /// Does the worker look for blockers at all?
+    bool looks_for_blockers() const {
+        return action() != BlockerAction::off || active_action() != BlockerActiveAction::off;
+    }
     LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
 };
 

@@ -59,7 +59,7 @@ void announce_worker() {
 }
 
 void wake_worker() {
-    if (worker_word == nullptr || settings.action() == BlockerAction::off)
+    if (worker_word == nullptr || !settings.looks_for_blockers())
         return;
     uint32 worker = pg_atomic_read_u32(worker_word);
     // Where it has just exited, somebody else's latch is set for nothing, which does no harm.
