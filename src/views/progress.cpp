@@ -115,7 +115,6 @@ pg::LowPriorityWait wait_of_running(const pg::RunningWork& work) {
     wait.role = work.role;
     wait.command = work.command;
     wait.phase = pg::WaitPhase::running;
-    wait.attempts = 1;
     wait.started_at = work.statement_began;
     return wait;
 }
