@@ -131,6 +131,7 @@ EventRange recorded_events() {
 }
 
 bool read_event(int64 id, Event* event) {
+    Assert(state.ring != nullptr && id > 0);
     Place* place = place_of(id);
     for (int attempt = 0; attempt < kReadAttempts; attempt++) {
         uint64 before = pg_atomic_read_u64(&place->word);
