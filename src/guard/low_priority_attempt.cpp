@@ -5,6 +5,7 @@
 #include "boundary/bridge.h"
 #include "boundary/clock.h"
 #include "boundary/settings.h"
+#include "guard/heavy_guard.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/lock_timeout_scope.h"
 #include "guard/nesting.h"
@@ -228,7 +229,7 @@ void Attempts::run_statement(Microseconds patience) const {
         [this, patience, &limit] {
             limit.enter(account_.statement().tag, StallScope::attempt);
             start_wait_limit(patience);
-            run_copy(call_);
+            run_copy_watched(call_, account_.statement().tag);
         },
         [sampled, &sampling, &running, &limit] {
             stop_wait_limit();
@@ -325,10 +326,11 @@ void Attempts::run_for_good(int lock_timeout, bool queues, bool limited) {
             auto body = [this, queues, limited] {
                 if (queues)
                     queue_for_targets();
+                auto work = [this] { run_watched(call_, account_.statement().tag); };
                 if (limited)
-                    run_under_stall_limit(account_.statement(), [this] { pg::run(call_); });
+                    run_under_stall_limit(account_.statement(), work);
                 else
-                    pg::run(call_);
+                    work();
             };
             if (lock_timeout > 0)
                 run_with_lock_timeout(account_.statement(), lock_timeout, body);

@@ -8,7 +8,7 @@
 #include "sessions/event_record.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
-#include "worker/blocker_look.h"
+#include "worker/look_drawing.h"
 
 namespace lockguard::pg {
 
