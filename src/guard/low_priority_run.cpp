@@ -22,6 +22,7 @@
 #include "guard/repack_ring.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
+#include "locks/lock_holders.h"
 #include "locks/waiters_behind.h"
 #include "sessions/signals.h"
 #include "shmem/counters.h"
@@ -194,8 +195,13 @@ class LowPriorityRun {
                     break;
                 }
                 attend(holders);
-                if (is_decided())
+                // Its holder may give it back before his end (ROLLBACK TO SAVEPOINT): nobody tells.
+                if (is_decided() || (account_.is_lock_known() &&
+                                     seems_free(account_.lock().tag, account_.lock().mode)))
                     return;
+                if (renew_transaction())
+                    account_.publish(WaitPhase::waiting,
+                                     std::max<Microseconds>(end - steady_now(), 0));
             }
         }
     }
@@ -287,14 +293,14 @@ class LowPriorityRun {
     /// waits for its virtual transaction id waits for as long as the statement does: some tools
     /// (pg_repack) poll for the end of all transactions that they have seen, while they hold what
     /// this statement waits for. To all who look at it, it is the same statement since the same
-    /// time.
-    void renew_transaction() {
+    /// time. Returns whether it has: what it shows is to be published again.
+    bool renew_transaction() {
         if (!core::is_time_to_renew(rhythm_, steady_now()))
-            return;
+            return false;
         // Somebody else's that would not outlive the transaction.
         if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
             is_below(caller_context_, TopTransactionContext))
-            return;
+            return false;
         account_.publish_between_transactions();
         TimestampTz timeout_end = compat::transaction_timeout_end();
         commit_at_once();
@@ -302,6 +308,7 @@ class LowPriorityRun {
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
         core::renewed(rhythm_, steady_now());
+        return true;
     }
 
     /// An attempt that was rolled back may have left the transaction with an id. There is nothing
