@@ -218,7 +218,8 @@ class LowPriorityRun {
 
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
-        return core::longest_sleep(rhythm_, account_.waited(), notices_.until_due(account_));
+        return core::longest_sleep(rhythm_, steady_now(), account_.waited(),
+                                   notices_.until_due(account_));
     }
 
     /// Looks after all else while the statement waits for these holders; last of all, whether
@@ -254,7 +255,7 @@ class LowPriorityRun {
         WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions;
         kept_waiting_for_ = behind.longest;
-        core::looked_behind(rhythm_, kept_waiting_ > 0);
+        core::looked_behind(rhythm_, steady_now(), kept_waiting_ > 0 ? kept_waiting_for_ : -1);
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
