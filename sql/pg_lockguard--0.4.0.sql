@@ -124,6 +124,10 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT terminations int8,
     OUT rehearsals int8,
     OUT rehearsals_needless int8,
+    OUT cancellations int8,
+    OUT cancel_rehearsals int8,
+    OUT cancel_rehearsals_needless int8,
+    OUT cancels_in_vain int8,
     OUT spared_prepared int8,
     OUT spared_replication int8,
     OUT spared_background int8,
@@ -134,6 +138,7 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_application int8,
     OUT spared_snapshot int8,
     OUT spared_stalled int8,
+    OUT spared_committing int8,
     OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,
@@ -210,3 +215,25 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
 
 COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
     'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';
+
+-- ---- What a DDL statement would do
+CREATE FUNCTION ddl_preview(
+    statement text,
+    with_standbys bool DEFAULT false,
+    OUT step int4,
+    OUT action text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT size int8,
+    OUT stops text,
+    OUT held_by int4[],
+    OUT longest_idle interval,
+    OUT longest_xact interval,
+    OUT complete bool,
+    OUT advice text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5
+AS 'MODULE_PATHNAME', 'pg_lockguard_ddl_preview';
+
+COMMENT ON FUNCTION ddl_preview(text, bool) IS
+    'what a DDL statement would lock, rewrite and scan, and who is in its way now';

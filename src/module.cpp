@@ -8,6 +8,7 @@
 #include "shmem/event_ring.h"
 #include "shmem/imported_snapshots.h"
 #include "shmem/protections.h"
+#include "shmem/running_work.h"
 #include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
 #include "shmem/wait_decisions.h"
@@ -27,12 +28,11 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::cancel_notices_part,    &pg::counters_part,
-    &pg::event_ring_part,        &pg::imported_snapshots_part,
-    &pg::server_protection_part, &pg::session_protections_part,
-    &pg::statistics_part,        &pg::termination_notices_part,
-    &pg::wait_board_part,        &pg::wait_decisions_part,
-    &pg::worker_fuses_part,      &pg::worker_procno_part,
+    &pg::cancel_notices_part,      &pg::counters_part,       &pg::event_ring_part,
+    &pg::imported_snapshots_part,  &pg::running_work_part,   &pg::server_protection_part,
+    &pg::session_protections_part, &pg::statistics_part,     &pg::termination_notices_part,
+    &pg::wait_board_part,          &pg::wait_decisions_part, &pg::worker_fuses_part,
+    &pg::worker_procno_part,
 };
 
 } // namespace

@@ -1,5 +1,6 @@
-// Who keeps sessions from ACCESS EXCLUSIVE on a relation: one look at the lock table, what the
-// policy (core/blocker_policy) is to know of those who hold what is waited for, and its judgement.
+// Who keeps sessions from ACCESS EXCLUSIVE on a relation (or what else counts by the settings): one
+// look at the lock table, what the policy (core/blocker_policy) is to know of those who hold what
+// is waited for, and its judgement.
 //
 // Reads shared catalogs only, and waits for no lock.
 #pragma once
@@ -62,7 +63,7 @@ struct BlockerCase {
     Event* event;          // complete but for kind, reason and tree
 };
 
-/// The cases of a look: first those to end, then those to spare.
+/// The cases of a look: first those to end or to cancel, then those to spare.
 struct BlockerCases {
     BlockerCase* cases; // null where the catalogs can't be read without waiting for a lock
     std::size_t to_end;

@@ -11,6 +11,8 @@ using Text = std::pmr::string;
 void append_offence(Text& text, const Termination& termination) {
     if (termination.victim_pid == 0)
         text += "prepared ";
+    else if (termination.active)
+        text += "at work on one statement ";
     else
         text +=
             termination.stalled ? "waiting for its client in a statement " : "idle in transaction ";
@@ -25,8 +27,13 @@ void append_offence(Text& text, const Termination& termination) {
         append_name(text, termination.blocked_command);
         text += ", ";
     }
-    text += termination.blocked_mode.empty() ? "lock" : termination.blocked_mode;
-    append(text, " on relation {}) for ", termination.relation);
+    if (termination.relation == 0) {
+        text += "which waits for this transaction to end";
+    } else {
+        text += termination.blocked_mode.empty() ? "lock" : termination.blocked_mode;
+        append(text, " on relation {}", termination.relation);
+    }
+    text += ") for ";
     append_duration(text, termination.blocked_for);
 }
 
@@ -53,6 +60,12 @@ std::string_view victim_detail(const Termination& termination, std::pmr::memory_
 std::string_view victim_hint() {
     return "The transaction was rolled back. Connect again to repeat it, and end transactions as "
            "soon as their work is done.";
+}
+
+std::string_view cancel_hint() {
+    return "Roll back and repeat the transaction. Long work that must not be cancelled can be "
+           "exempted by the administrator (pg_lockguard.exempt_roles, exempt_applications, "
+           "protected).";
 }
 
 std::string_view termination_log_line(const Termination& termination,

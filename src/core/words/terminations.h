@@ -1,4 +1,5 @@
-// What is said of a session that is ended: to its client, and in the server log.
+// What is said of a session that is ended, or whose statement is cancelled: to its client, and in
+// the server log.
 #pragma once
 
 #include "core/words/text.h"
@@ -20,7 +21,7 @@ struct Eviction {
 };
 std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_resource& memory);
 
-/// A session that the worker ends (or would end), and why.
+/// A session that the worker ends, or whose statement it cancels (or would), and why.
 struct Termination {
     std::int32_t victim_pid; // 0 for a prepared transaction, which can only be spared
     std::string_view role;
@@ -28,11 +29,12 @@ struct Termination {
     std::string_view application;
     bool aborted;         // idle in transaction (aborted)
     bool stalled = false; // not idle: active, and waiting for its client
+    bool active = false;  // not idle: at work on a statement, for `idle`
     Microseconds idle = 0;
     std::int32_t blocked_pid;         // the longest-blocked request
     std::string_view blocked_command; // command tag; empty where unknown
     std::string_view blocked_mode;    // "AccessExclusiveLock"
-    std::uint32_t relation;           // OID
+    std::uint32_t relation;           // OID; 0 where it waits for the transaction to end
     Microseconds blocked_for;
     std::uint32_t others_blocked;   // further sessions that wait on the victim
     std::uint32_t prepared_xid = 0; // of a prepared transaction
@@ -44,8 +46,11 @@ struct Termination {
 std::string_view victim_detail(const Termination& termination, std::pmr::memory_resource& memory);
 std::string_view victim_hint();
 
-/// The line in the server log, after "terminated ", "would terminate " or "spared ": pid, role,
-/// database, application, idle time, and whom it blocked.
+/// What the client of a cancelled statement reads after its victim_detail().
+std::string_view cancel_hint();
+
+/// The line in the server log, after "terminated ", "would terminate ", "spared " or "cancelled the
+/// statement of ": pid, role, database, application, idle time, and whom it blocked.
 std::string_view termination_log_line(const Termination& termination,
                                       std::pmr::memory_resource& memory);
 
