@@ -19,8 +19,8 @@ namespace {
 
 // ---- The glance
 
-/// Has this session no lock at all, but that on its own virtual transaction id, for which nobody has
-/// waited yet? So it is where a statement waits outside of a transaction block.
+/// Has this session no lock at all, but that on its own virtual transaction id, for which nobody
+/// has waited yet? So it is where a statement waits outside of a transaction block.
 bool holds_nothing() {
     // The slots first: what others move from there into the main table is there before.
     if (!compat::has_empty_slots())
