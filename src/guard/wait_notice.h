@@ -14,7 +14,7 @@ namespace lockguard::pg {
 struct WaitOutlook {
     core::Timestamp deadline; // by the steady clock; core::kUnknownTime where there is none
     core::PatienceEnd end;
-    std::uint32_t kept_waiting; // as in core::FailedWait
+    std::uint32_t kept_waiting; // as in core::FailedWaitWords
     core::Microseconds kept_waiting_for;
 };
 

@@ -257,7 +257,7 @@ void add_target_locks(Run* run) {
 
 /// The wait that its limit has ended.
 void add_awaited_lock(Run* run) {
-    FailedLockWait wait = limited_lock_wait();
+    AwaitedLock wait = lock_of_limit();
     PreviewedLock* step = add_lock(run->steps, wait.tag, wait.mode);
     step->blocked = true;
     step->holders = find_lock_holders(wait.tag, wait.mode, compat::procno_of(MyProc));

@@ -216,6 +216,7 @@ std::span<const EventPlace> recorded_events() {
 }
 
 bool read_event(const EventPlace& wanted, Event* event) {
+    Assert(state.rings != nullptr && wanted.id > 0);
     Place* place = &state.rings->places[wanted.place];
     for (int attempt = 0; attempt < kReadAttempts; attempt++) {
         uint64 before = pg_atomic_read_u64(&place->word);

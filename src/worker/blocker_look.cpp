@@ -359,6 +359,7 @@ bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* l
 }
 
 BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {
+    Assert(!IsTransactionState());
     BlockerCases result = {};
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();

@@ -7,7 +7,8 @@ namespace {
 using Text = std::pmr::string;
 } // namespace
 
-std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_resource& memory) {
+std::string_view failed_wait_detail(const FailedWaitWords& wait,
+                                    std::pmr::memory_resource& memory) {
     Text text(&memory);
     text += wait.command.empty() ? "The statement" : wait.command;
     text += " waited ";
@@ -33,7 +34,7 @@ std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_res
     return keep_text(text, memory);
 }
 
-std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resource& memory) {
+std::string_view failed_wait_hint(const FailedWaitWords& wait, std::pmr::memory_resource& memory) {
     Text text(&memory);
     const std::string_view again = wait.command.empty() ? "the statement" : wait.command;
     if (wait.kept_waiting > 0) {

@@ -11,7 +11,7 @@
 namespace lockguard::core {
 
 /// What a guarded statement waited for in vain.
-struct FailedWait {
+struct FailedWaitWords {
     std::string_view command;   // command tag: "ALTER TABLE"
     std::string_view lock_mode; // "AccessExclusiveLock"
     std::string_view object;    // "public.users", or words for another kind of lock
@@ -28,9 +28,9 @@ struct FailedWait {
 /// kNamedCulprits and counts the rest; queries are cut to kQueryBytes at a character boundary and
 /// their white space is folded. Without culprits it says that the statement was queued behind other
 /// requests.
-std::string_view failed_wait_detail(const FailedWait& wait, std::pmr::memory_resource& memory);
+std::string_view failed_wait_detail(const FailedWaitWords& wait, std::pmr::memory_resource& memory);
 
 /// What to do now, in one sentence, for the first culprit.
-std::string_view failed_wait_hint(const FailedWait& wait, std::pmr::memory_resource& memory);
+std::string_view failed_wait_hint(const FailedWaitWords& wait, std::pmr::memory_resource& memory);
 
 } // namespace lockguard::core

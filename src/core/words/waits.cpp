@@ -15,11 +15,11 @@ void append_number(Text& text, std::int64_t number) {
     text.append(digits.data(), end);
 }
 
-void append_statement(Text& text, const WaitInWords& waiting) {
+void append_statement(Text& text, const WaitWords& waiting) {
     text += waiting.wait.command.empty() ? std::string_view("The statement") : waiting.wait.command;
 }
 
-void append_lock(Text& text, const FailedWait& wait) {
+void append_lock(Text& text, const FailedWaitWords& wait) {
     text += wait.lock_mode.empty() ? std::string_view("a lock") : wait.lock_mode;
     if (!wait.object.empty()) {
         text += " on ";
@@ -27,7 +27,7 @@ void append_lock(Text& text, const FailedWait& wait) {
     }
 }
 
-void append_waiters_behind(Text& text, const FailedWait& wait) {
+void append_waiters_behind(Text& text, const FailedWaitWords& wait) {
     if (wait.kept_waiting == 0) {
         text += "Nobody waits behind it";
         return;
@@ -39,7 +39,7 @@ void append_waiters_behind(Text& text, const FailedWait& wait) {
     text += " so far";
 }
 
-void append_patience(Text& text, const WaitInWords& waiting) {
+void append_patience(Text& text, const WaitWords& waiting) {
     if (waiting.patience < 0) {
         text += "it waits for as long as it takes";
         return;
@@ -108,8 +108,7 @@ void append_advice(Text& text, const Culprit& culprit) {
 
 } // namespace
 
-std::string_view wait_notice_message(const WaitInWords& waiting,
-                                     std::pmr::memory_resource& memory) {
+std::string_view wait_notice_message(const WaitWords& waiting, std::pmr::memory_resource& memory) {
     Text text(&memory);
     append_statement(text, waiting);
     text += " has waited ";
@@ -119,7 +118,7 @@ std::string_view wait_notice_message(const WaitInWords& waiting,
     return keep_text(text, memory);
 }
 
-std::string_view wait_notice_detail(const WaitInWords& waiting, std::pmr::memory_resource& memory) {
+std::string_view wait_notice_detail(const WaitWords& waiting, std::pmr::memory_resource& memory) {
     Text text(&memory);
     append_waiters_behind(text, waiting.wait);
     text += ", and ";
@@ -132,7 +131,7 @@ std::string_view wait_notice_detail(const WaitInWords& waiting, std::pmr::memory
     return keep_text(text, memory);
 }
 
-std::string_view wait_notice_hint(const WaitInWords& waiting, std::pmr::memory_resource& memory) {
+std::string_view wait_notice_hint(const WaitWords& waiting, std::pmr::memory_resource& memory) {
     Text text(&memory);
     if (waiting.wait.culprits.empty())
         text += "SELECT * FROM lock_tree() shows who blocks whom.";
@@ -146,8 +145,7 @@ std::string_view wait_notice_hint(const WaitInWords& waiting, std::pmr::memory_r
     return keep_text(text, memory);
 }
 
-std::string_view queue_notice_message(const WaitInWords& waiting,
-                                      std::pmr::memory_resource& memory) {
+std::string_view queue_notice_message(const WaitWords& waiting, std::pmr::memory_resource& memory) {
     Text text(&memory);
     append_statement(text, waiting);
     text += " stands in the queue from now on, after ";

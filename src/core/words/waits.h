@@ -30,8 +30,8 @@ std::string_view next_step_text(NextStep step, Microseconds within, bool against
 enum class PatienceEnd : std::uint8_t { failure, queue, termination };
 
 /// A wait that goes on. `wait` says what the error would say of it now.
-struct WaitInWords {
-    FailedWait wait;
+struct WaitWords {
+    FailedWaitWords wait;
     Microseconds patience; // that is left; negative for no limit
     PatienceEnd end;
     std::int32_t pid;  // of the session that waits
@@ -39,18 +39,17 @@ struct WaitInWords {
 };
 
 /// "ALTER TABLE has waited 10 s for AccessExclusiveLock on public.users"
-std::string_view wait_notice_message(const WaitInWords& waiting, std::pmr::memory_resource& memory);
+std::string_view wait_notice_message(const WaitWords& waiting, std::pmr::memory_resource& memory);
 
 /// "Nobody waits behind it, and it waits for as long as it takes. Blocked by PID 4711 (...): SELECT
 /// ...": who waits behind it, when its patience ends, who is in the way.
-std::string_view wait_notice_detail(const WaitInWords& waiting, std::pmr::memory_resource& memory);
+std::string_view wait_notice_detail(const WaitWords& waiting, std::pmr::memory_resource& memory);
 
 /// What can be done, for the first culprit and for the statement.
-std::string_view wait_notice_hint(const WaitInWords& waiting, std::pmr::memory_resource& memory);
+std::string_view wait_notice_hint(const WaitWords& waiting, std::pmr::memory_resource& memory);
 
 /// The same for the moment when it stops waiting outside of the queue and stands in it for good.
-std::string_view queue_notice_message(const WaitInWords& waiting,
-                                      std::pmr::memory_resource& memory);
+std::string_view queue_notice_message(const WaitWords& waiting, std::pmr::memory_resource& memory);
 
 /// Who has decided for a statement.
 struct Decider {
