@@ -86,6 +86,10 @@ bool is_of_worker(EventKind kind) {
     case EventKind::blocker_cancelled:
     case EventKind::blocker_not_freed:
     case EventKind::fuse_blown:
+    case EventKind::stall_cancelled:
+    case EventKind::stall_logged:
+    case EventKind::stall_terminated:
+    case EventKind::stall_spared:
         return true;
     }
     return true;
