@@ -4,6 +4,7 @@
 #include <csignal>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "guard/heavy_watch.h"
 #include "guard/lock_targets.h"
 #include "guard/needed_locks.h"
@@ -35,6 +36,10 @@ namespace {
 /// For each lock that was not known beforehand.
 constexpr core::Microseconds kPatience = core::kMillisecond;
 
+/// Between two looks at whether the locks that are known to be needed are free, in µs. None is held
+/// meanwhile.
+constexpr long kRest = 500;
+
 /// One preview at work. Lives in the frame that a longjmp returns to, and is written by the calls
 /// below that frame: so it is as they left it.
 struct Run {
@@ -46,6 +51,7 @@ struct Run {
     std::span<const OwnLock> after;  // ... and those at the end, whatever that was
     const char* new_name;            // of what CREATE TABLE AS makes
     OwnCancel cancel;
+    bool has_begun; // it had all locks that it is known to need
     bool finished;
     bool stopped_at_query; // by our own error
     HeavyWatch watch;
@@ -197,6 +203,7 @@ void end_run(Run* run) {
 bool run_inside(Run* run, int max_hold) {
     if (!take_known_locks(run))
         return false;
+    run->has_begun = true;
     run->watch.enter(run->statement.node(), true, on_heavy_work, run);
     run->running.enter(Nesting::attempt);
     run->outer_start = ExecutorStart_hook;
@@ -299,16 +306,16 @@ void conclude(Run* run) {
     }
 }
 
-} // namespace
-
-void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
-    Assert(nesting() == Nesting::none && current == nullptr);
-    Run run = {statement, steps,  CurrentMemoryContext, {}, {}, {}, nullptr, {}, false, false, {},
-               {},        nullptr};
+/// One look. False where it ended before the statement was run, at a lock that is known to be
+/// needed.
+bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
+    Run run = {
+        statement, steps,  CurrentMemoryContext, {}, {}, {}, nullptr, {}, false, false, false, {},
+        {},        nullptr};
     run.targets = find_lock_targets(statement.node());
     run.new_name = name_of_new(into_clause_of(statement.node()));
     if (is_known_lock_held(&run))
-        return;
+        return false;
     run.before = find_own_locks();
     deadline_struck = 0;
     forget_wait_limit();
@@ -327,6 +334,20 @@ void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSte
     });
     raise_swallowed_interrupts(run.cancel.marks);
     conclude(&run);
+    return run.has_begun;
+}
+
+} // namespace
+
+void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
+    Assert(nesting() == Nesting::none && current == nullptr);
+    // A table that is read all the time is free now and then.
+    const core::Timestamp end = steady_now() + max_hold * core::kMillisecond;
+    while (!look_once(statement, max_hold, steps) && steady_now() < end) {
+        CHECK_FOR_INTERRUPTS();
+        pg_usleep(kRest);
+        *steps = start_steps();
+    }
 }
 
 } // namespace lockguard::pg

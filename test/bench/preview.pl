@@ -34,6 +34,7 @@ my @forms = (
 
 my $control = connect_bench();
 $control->do("SET client_min_messages = warning");
+$control->do("CREATE EXTENSION pg_lockguard");
 $control->do("CREATE TABLE other (id int PRIMARY KEY)");
 $control->do("INSERT INTO other SELECT generate_series(0, 999)");
 $control->do("CREATE TABLE big (id int PRIMARY KEY, other_id int, amount int, note text)");
