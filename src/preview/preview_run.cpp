@@ -36,6 +36,9 @@ namespace {
 /// For each lock that was not known beforehand.
 constexpr core::Microseconds kPatience = core::kMillisecond;
 
+/// For those that were, before the preview begins: at most so long, looking again and again.
+constexpr core::Microseconds kLongestLook = 20 * core::kMillisecond;
+
 /// Between two looks at whether the locks that are known to be needed are free, in µs. None is held
 /// meanwhile.
 constexpr long kRest = 500;
@@ -222,11 +225,14 @@ bool run_inside(Run* run, int max_hold) {
 
 // ---- Afterwards
 
+bool is_toast(Oid relation) {
+    return IsToastNamespace(get_rel_namespace(relation));
+}
+
 /// Is it a relation that others know of, and that is none of the catalogs?
 bool is_worth_showing(Oid relation) {
     char kind = get_rel_relkind(relation);
-    return kind != '\0' && kind != RELKIND_TOASTVALUE && !IsCatalogRelationOid(relation) &&
-           !IsToastNamespace(get_rel_namespace(relation)) &&
+    return kind != '\0' && !IsCatalogRelationOid(relation) && !is_toast(relation) &&
            get_rel_persistence(relation) != RELPERSISTENCE_TEMP;
 }
 
@@ -258,8 +264,10 @@ void add_other_locks(Run* run) {
 }
 
 void add_target_locks(Run* run) {
-    for (const LockTarget& target : run->targets.locks)
-        add_relation_lock(run->steps, target.relation, target.mode);
+    for (const LockTarget& target : run->targets.locks) {
+        if (!is_toast(target.relation))
+            add_relation_lock(run->steps, target.relation, target.mode);
+    }
 }
 
 /// The wait that its limit has ended.
@@ -276,11 +284,11 @@ void add_awaited_lock(Run* run) {
 bool is_known_lock_held(Run* run) {
     bool held = false;
     for (const LockTarget& target : run->targets.locks) {
+        if (is_toast(target.relation))
+            continue; // asked for when it is taken
         PreviewedLock* step = add_relation_lock(run->steps, target.relation, target.mode);
-        std::span<const LockHolder> holders =
-            find_lock_holders(step->tag, step->mode, compat::procno_of(MyProc));
-        step->blocked = !holders.empty();
-        step->holders = holders;
+        step->holders = find_lock_holders(step->tag, step->mode, compat::procno_of(MyProc));
+        step->blocked = !step->holders.empty();
         held |= step->blocked;
     }
     if (held)
@@ -342,7 +350,8 @@ bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps
 void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
     Assert(nesting() == Nesting::none && current == nullptr);
     // A table that is read all the time is free now and then.
-    const core::Timestamp end = steady_now() + max_hold * core::kMillisecond;
+    const core::Timestamp end =
+        steady_now() + std::min(max_hold * core::kMillisecond, kLongestLook);
     while (!look_once(statement, max_hold, steps) && steady_now() < end) {
         CHECK_FOR_INTERRUPTS();
         pg_usleep(kRest);

@@ -7,8 +7,8 @@
 
 namespace lockguard::pg {
 
-/// Takes the locks that are known beforehand if they are free (within `max_hold`, of which it looks
-/// again and again, holding none), waits a millisecond for each other one, and goes on until the
+/// Takes the locks that are known beforehand if they are free (for a while it looks again
+/// and again, holding none), waits a millisecond for each other one, and goes on until the
 /// statement is done, begins heavy work, or has run for `max_hold` (ms). Errors of the statement go
 /// on, and so does whatever was sent to the session meanwhile.
 ///
