@@ -1,6 +1,7 @@
 // The only place with PG_VERSION_NUM, but for the list of headers (boundary/server_headers). What
 // differs between PostgreSQL 15 and 19, and only that, has one name here, in the newest version's
-// shape where there is one; all other code is the same for every version.
+// shape where there is one; all other code is the same for every version. It is long because it is
+// to be one place.
 //
 // Include it last, after C++ and fmt headers (postgres.h redefines printf and friends).
 #pragma once
@@ -223,6 +224,21 @@ inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
         }
     }
     return 0;
+}
+
+/// Does this process hold no relation by its own slots? Only others' requests empty them meanwhile,
+/// and what they take from there is in the main table before.
+inline bool has_empty_slots() {
+#if PG_VERSION_NUM >= 180000
+    const int groups = FastPathLockSlotsPerBackend() / FP_LOCK_SLOTS_PER_GROUP;
+    for (int group = 0; group < groups; group++) {
+        if (*const_cast<volatile uint64*>(&MyProc->fpLockBits[group]) != 0)
+            return false;
+    }
+    return true;
+#else
+    return *const_cast<volatile uint64*>(&MyProc->fpLockBits) == 0;
+#endif
 }
 
 /// Did an earlier statement run in this transaction, one that is none to SQL because the client has
