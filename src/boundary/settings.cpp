@@ -277,6 +277,12 @@ void define_exemptions() {
                              false, PGC_SUSET, 0, check_protected, assign_protected, nullptr);
 }
 
+/// Of what can only be set at server start. In a session that loads the library itself it means
+/// nothing, but a configuration file may contain it.
+GucContext start_context() {
+    return process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP;
+}
+
 /// What is recorded.
 void define_record_settings() {
     DefineCustomEnumVariable("pg_lockguard.log_events",
@@ -287,11 +293,13 @@ void define_record_settings() {
     DefineCustomIntVariable(
         "pg_lockguard.events_max", "How many events pg_lockguard_events shows at most.",
         "The room is taken in shared memory, about 3.5 kB each.", &settings.events_max, 1000, 10,
-        100000,
-        // In a session that loads the library itself it means nothing, but a
-        // configuration file may contain it.
-        process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP, 0, nullptr,
-        nullptr, nullptr);
+        100000, start_context(), 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.track_statements",
+                            "How many statements of each session's present transaction are kept.",
+                            "For pg_lockguard_statements(). 0: none. The room is taken in shared "
+                            "memory, about a quarter of a kB each for each session.",
+                            &settings.track_statements, 0, 0, kMostTrackedStatements,
+                            start_context(), 0, nullptr, nullptr, nullptr);
 }
 
 } // namespace
