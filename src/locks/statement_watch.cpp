@@ -2,8 +2,10 @@
 // functions and triggers run is not kept; but what it touches counts as touched by the statement
 // that runs them.
 //
-// What a query touches stands in its plan. What a utility statement has touched is asked of the
-// lock manager when it is done; but not of the many that lock nothing, or run a query for that.
+// What a query touches stands in its plan. For a utility statement the lock manager is asked before
+// it runs, and when it is done; but not for the many that lock nothing, or run a query for that.
+// What is found before has been touched by something that no plan told of, such as nextval().
+// Indexes and TOAST tables are left out: their tables stand for them.
 //
 // BEGIN, COMMIT, SAVEPOINT and the like are not kept: those that do would push out those that work.
 #include "locks/statement_watch.h"
@@ -22,6 +24,7 @@ extern "C" {
 #include "parser/scansup.h"
 #include "tcop/pquery.h"
 #include "tcop/utility.h"
+#include "utils/lsyscache.h"
 #include "utils/portal.h"
 }
 
@@ -90,40 +93,61 @@ void keep(CommandTag command, const char* source, const PlannedStmt* planned) {
 struct NewlyTouched {
     Oid relations[kTrackedRelations];
     std::size_t count;
+    bool overflowed;
+
+    NewlyTouched() : count(0), overflowed(false) {}
 
     void add(Oid relation) {
-        if (count == lengthof(relations) || relation < FirstNormalObjectId ||
-            is_touch_known(relation) ||
+        if (relation < FirstNormalObjectId || is_touch_known(relation) ||
             std::find(relations, relations + count, relation) != relations + count)
             return;
-        relations[count++] = relation;
+        if (count == lengthof(relations))
+            overflowed = true;
+        else
+            relations[count++] = relation;
     }
 
-    void note() const {
+    /// Reads catalogs, and leaves out what has been dropped.
+    void keep_tables() {
+        Oid* end = std::remove_if(relations, relations + count, [](Oid relation) {
+            const char kind = get_rel_relkind(relation);
+            return kind == '\0' || kind == RELKIND_INDEX || kind == RELKIND_PARTITIONED_INDEX ||
+                   kind == RELKIND_TOASTVALUE;
+        });
+        count = static_cast<std::size_t>(end - relations);
+    }
+
+    void note(bool by_last_statement) const {
         if (count > 0)
-            note_touches({relations, count});
+            note_touches({relations, count}, by_last_statement);
+        if (overflowed)
+            note_lost_touches();
     }
 };
 
 void note_planned(const PlannedStmt* planned) {
     NewlyTouched touched;
-    touched.count = 0;
-    const int planned_count = list_length(planned->relationOids);
-    for (int i = 0; i < planned_count; i++)
-        touched.add(list_nth_oid(planned->relationOids, i));
-    touched.note();
+    // Not relationOids, which has those that the text only names, in a constant of type regclass.
+    for (int i = 0; i < list_length(planned->rtable); i++) {
+        const auto* entry = static_cast<const RangeTblEntry*>(list_nth(planned->rtable, i));
+        // A view is an entry of its own, or, from 16 on, its subquery's.
+        if ((entry->rtekind == RTE_RELATION || entry->rtekind == RTE_SUBQUERY) &&
+            OidIsValid(entry->relid))
+            touched.add(entry->relid);
+    }
+    touched.note(true);
 }
 
-void note_locked() {
+void note_locked(bool by_last_statement) {
     NewlyTouched touched;
-    touched.count = 0;
     visit_own_locks(
         [](void* argument, pg::OwnLock lock) {
             if (!lock.shared)
                 static_cast<NewlyTouched*>(argument)->add(lock.relation);
         },
         &touched);
-    touched.note();
+    touched.keep_tables();
+    touched.note(by_last_statement);
 }
 
 /// Does the statement lock relations by itself, and not by a query that it runs?
@@ -186,12 +210,14 @@ void watch_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
     }
     // The statement's tree may be gone afterwards.
     const bool locks = locks_relations(statement);
+    if (locks && can_touch())
+        note_locked(false);
     run_inside([=] {
         next_utility(planned, query, read_only_tree, context, parameters, environment, destination,
                      completion);
     });
     if (locks && can_touch())
-        note_locked();
+        note_locked(true);
 }
 
 void after_subtransaction(SubXactEvent event, SubTransactionId own, SubTransactionId /*parent*/,

@@ -86,13 +86,13 @@ bool has_touch(const Slot* slot, Oid relation) {
 }
 
 /// Between begin_change() and end_change().
-void add_touch(Slot* slot, Oid relation, SubTransactionId subtransaction) {
-    if (slot->touches_lost || has_touch(slot, relation))
+void add_touch(Slot* slot, const FirstTouch& touch) {
+    if (slot->touches_lost || has_touch(slot, touch.relation))
         return;
     if (slot->touch_count == kTrackedRelations)
         slot->touches_lost = true;
     else
-        slot->touches[slot->touch_count++] = {relation, slot->last, subtransaction};
+        slot->touches[slot->touch_count++] = touch;
 }
 
 /// Puts the copy's statements in order, oldest first, and drops what no backend writes.
@@ -161,13 +161,21 @@ bool is_room_for_touches() {
     return !own_slot()->touches_lost;
 }
 
-void note_touches(std::span<const Oid> relations) {
+void note_touches(std::span<const Oid> relations, bool by_last_statement) {
     Assert(has_tracked_statements());
     Slot* slot = own_slot();
     const SubTransactionId subtransaction = GetCurrentSubTransactionId();
     begin_change(slot);
     for (Oid relation : relations)
-        add_touch(slot, relation, subtransaction);
+        add_touch(slot, {relation, by_last_statement ? slot->last : 0, subtransaction});
+    end_change(slot);
+}
+
+void note_lost_touches() {
+    Assert(has_tracked_statements());
+    Slot* slot = own_slot();
+    begin_change(slot);
+    slot->touches_lost = true;
     end_change(slot);
 }
 

@@ -31,8 +31,8 @@ struct TrackedStatement {
 /// Which statement touched a relation first: took its first lock on it that has not been given back
 /// by ROLLBACK TO SAVEPOINT.
 struct FirstTouch {
-    Oid relation; // of the session's database
-    uint32 statement;
+    Oid relation;     // of the session's database
+    uint32 statement; // 0: it is not known which
     SubTransactionId subtransaction;
 };
 
@@ -65,9 +65,12 @@ bool has_tracked_statements();
 bool is_touch_known(Oid relation);
 bool is_room_for_touches();
 
-/// The statement that was tracked last has touched these relations. Those that are known already
-/// are left as they are. Never ereports.
-void note_touches(std::span<const Oid> relations);
+/// The statement that was tracked last has touched these relations, or one that is not known.
+/// Those that are known already are left as they are. Never ereports.
+void note_touches(std::span<const Oid> relations, bool by_last_statement);
+
+/// Relations have been touched for which there was no room. Never ereports.
+void note_lost_touches();
 
 /// A subtransaction of this backend has been rolled back, and its locks with it. Never ereports.
 void forget_touches_since(SubTransactionId subtransaction);
