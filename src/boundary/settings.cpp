@@ -224,9 +224,9 @@ void define_worker_settings() {
         nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.blocker_min_wait",
-        "How long a request for ACCESS EXCLUSIVE has been blocked before a blocker may be ended.",
-        nullptr, &settings.blocker_min_wait, 5000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, nullptr,
-        nullptr, nullptr);
+        "How long a request has been blocked before something is done about a blocker.", nullptr,
+        &settings.blocker_min_wait, 5000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr,
+        nullptr);
     DefineCustomIntVariable("pg_lockguard.worker_interval",
                             "Time between two looks of the worker at the lock table.", nullptr,
                             &settings.worker_interval, 1000, 10, 3600 * 1000, PGC_SIGHUP,
