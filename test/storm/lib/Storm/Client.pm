@@ -17,7 +17,7 @@ sub new
 	my ($class, $number, $dsn) = @_;
 	my $self = bless {
 		number => $number, name => "c$number", dsn => $dsn, marks => 0, ids => 0, names => 0,
-		journal => {}, pending => [], touched => {}, errors => {}, faults => [], done => {}, prepared => {} }, $class;
+		journal => {}, pending => [], touched => {}, errors => {}, faults => [], done => 0, prepared => {} }, $class;
 	$self->connect;
 	return $self;
 }
