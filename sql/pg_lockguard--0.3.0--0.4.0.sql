@@ -2,7 +2,7 @@
 \echo Use "ALTER EXTENSION pg_lockguard UPDATE" to load this file. \quit
 
 -- More columns: cancellations, cancel_*, cancels_in_vain, spared_snapshot, spared_committing,
--- spared_no_client.
+-- spared_no_client, stall_*.
 DROP VIEW pg_stat_lockguard;
 DROP FUNCTION pg_stat_lockguard();
 
@@ -40,6 +40,10 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,
+    OUT stall_cancels int8,
+    OUT stall_ended_waits int8,
+    OUT stall_terminations int8,
+    OUT stall_spared int8,
     OUT looks int8,
     OUT errors int8,
     OUT events_lost int8,
@@ -58,6 +62,49 @@ COMMENT ON VIEW pg_stat_lockguard IS
     'counters of the DDL guard and the worker since stats_reset; times are in milliseconds';
 
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
+
+-- More columns: repeats, last_at.
+DROP VIEW pg_lockguard_events;
+DROP FUNCTION pg_lockguard_events();
+
+CREATE FUNCTION pg_lockguard_events(
+    OUT id int8,
+    OUT at timestamptz,
+    OUT kind text,
+    OUT pid int4,
+    OUT datname name,
+    OUT usename name,
+    OUT application_name text,
+    OUT command text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT waited interval,
+    OUT stall interval,
+    OUT attempts int4,
+    OUT blocker_pid int4,
+    OUT blocker_usename name,
+    OUT blocker_application_name text,
+    OUT blocker_state text,
+    OUT blocker_idle interval,
+    OUT blocker_query text,
+    OUT reason text,
+    OUT lock_tree text,
+    OUT repeats int8,
+    OUT last_at timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
+AS 'MODULE_PATHNAME', 'pg_lockguard_events';
+
+COMMENT ON FUNCTION pg_lockguard_events() IS
+    'what the DDL guard and the worker did, oldest first';
+
+CREATE VIEW pg_lockguard_events AS
+    SELECT * FROM pg_lockguard_events();
+
+COMMENT ON VIEW pg_lockguard_events IS
+    'what the DDL guard and the worker did, oldest first, from a ring in shared memory';
+
+GRANT SELECT ON pg_lockguard_events TO PUBLIC;
 
 -- One more column: work.
 DROP VIEW pg_lockguard_progress;
@@ -155,3 +202,18 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
 
 COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
     'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';
+
+-- The statements of a transaction.
+CREATE FUNCTION pg_lockguard_statements(
+    pid int4,
+    OUT number int4,
+    OUT began timestamptz,
+    OUT command text,
+    OUT query text,
+    OUT relations text[])
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 8
+AS 'MODULE_PATHNAME', 'pg_lockguard_statements';
+
+COMMENT ON FUNCTION pg_lockguard_statements(int4) IS
+    'the last statements of the present transaction of a session, oldest first';

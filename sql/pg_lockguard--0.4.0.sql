@@ -93,7 +93,9 @@ CREATE FUNCTION pg_lockguard_events(
     OUT blocker_idle interval,
     OUT blocker_query text,
     OUT reason text,
-    OUT lock_tree text)
+    OUT lock_tree text,
+    OUT repeats int8,
+    OUT last_at timestamptz)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
 AS 'MODULE_PATHNAME', 'pg_lockguard_events';
@@ -143,6 +145,10 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,
+    OUT stall_cancels int8,
+    OUT stall_ended_waits int8,
+    OUT stall_terminations int8,
+    OUT stall_spared int8,
     OUT looks int8,
     OUT errors int8,
     OUT events_lost int8,
@@ -238,3 +244,18 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_ddl_preview';
 
 COMMENT ON FUNCTION ddl_preview(text, bool) IS
     'what a DDL statement would lock, rewrite and scan, and who is in its way now';
+
+-- The statements of a transaction.
+CREATE FUNCTION pg_lockguard_statements(
+    pid int4,
+    OUT number int4,
+    OUT began timestamptz,
+    OUT command text,
+    OUT query text,
+    OUT relations text[])
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 8
+AS 'MODULE_PATHNAME', 'pg_lockguard_statements';
+
+COMMENT ON FUNCTION pg_lockguard_statements(int4) IS
+    'the last statements of the present transaction of a session, oldest first';

@@ -17,11 +17,15 @@ enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
 enum class DdlHeavy : int { allow, warn, refuse };
 
+/// The most that pg_lockguard.track_statements can be.
+inline constexpr int kMostTrackedStatements = 16;
+
 struct Settings {
     // The guard (SUSET)
     // From 16 a server built with assertions wants an enum's variable to begin with its default.
     int ddl_mode = static_cast<int>(DdlMode::low_priority);
     int ddl_lock_timeout; // ms
+    int ddl_max_stall;    // ms; 0: no limit
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
@@ -48,8 +52,9 @@ struct Settings {
     char* exempt_applications; // read it as:
     std::span<const core::PatternUnit> exempt_application_patterns;
     // The record
-    int log_events; // a LoggedEvents (SIGHUP)
-    int events_max; // set at server start
+    int log_events;       // a LoggedEvents (SIGHUP)
+    int events_max;       // set at server start
+    int track_statements; // likewise; 0: none are kept
     // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 
@@ -79,6 +84,8 @@ struct SettingHooks {
     ///
     /// \param whole_server  the value comes from where every process of the server reads the same
     void (*protection_changed)(bool whole_server, bool value);
+    /// The same of pg_lockguard.ddl_max_stall (ms).
+    void (*max_stall_changed)(int value);
 };
 
 /// Defines every pg_lockguard.* setting: each is one block in settings.cpp. Called once, from

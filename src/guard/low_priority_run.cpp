@@ -3,8 +3,9 @@
 // core/wait_policy says: wait for those who hold the lock, back off, queue for a moment, or give
 // up.
 //
-// A lock that turns up inside the statement ends the attempt after a short while. From then on it
-// is one of the locks that are known, and waited for like the first.
+// A lock that turns up inside the statement is waited for there, as long as nobody is kept waiting
+// by that for too long; only then the attempt ends, and from then on it is one of the locks that
+// are known, and waited for like the first.
 #include "guard/low_priority_run.h"
 
 #include "core/wait_policy.h"
@@ -20,8 +21,10 @@
 #include "guard/low_priority_eviction.h"
 #include "guard/low_priority_wait.h"
 #include "guard/repack_ring.h"
+#include "guard/stall_limit.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
+#include "locks/lock_holders.h"
 #include "locks/waiters_behind.h"
 #include "sessions/signals.h"
 #include "shmem/counters.h"
@@ -95,6 +98,8 @@ class LowPriorityRun {
 
     /// Shows nothing any more, and counts what there is to count. Never ereports.
     void close() { account_.close(); }
+
+    const GuardedStatement& statement() const { return account_.statement(); }
 
   private:
     // ---- One round
@@ -194,8 +199,13 @@ class LowPriorityRun {
                     break;
                 }
                 attend(holders);
-                if (is_decided())
+                // Its holder may give it back before his end (ROLLBACK TO SAVEPOINT): nobody tells.
+                if (is_decided() || (account_.is_lock_known() &&
+                                     seems_free(account_.lock().tag, account_.lock().mode)))
                     return;
+                if (renew_transaction())
+                    account_.publish(WaitPhase::waiting,
+                                     std::max<Microseconds>(end - steady_now(), 0));
             }
         }
     }
@@ -212,7 +222,8 @@ class LowPriorityRun {
 
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
-        return core::longest_sleep(rhythm_, account_.waited(), notices_.until_due(account_));
+        return core::longest_sleep(rhythm_, steady_now(), account_.waited(),
+                                   notices_.until_due(account_));
     }
 
     /// Looks after all else while the statement waits for these holders; last of all, whether
@@ -248,7 +259,7 @@ class LowPriorityRun {
         WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions;
         kept_waiting_for_ = behind.longest;
-        core::looked_behind(rhythm_, kept_waiting_ > 0);
+        core::looked_behind(rhythm_, steady_now(), kept_waiting_ > 0 ? kept_waiting_for_ : -1);
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
@@ -287,14 +298,14 @@ class LowPriorityRun {
     /// waits for its virtual transaction id waits for as long as the statement does: some tools
     /// (pg_repack) poll for the end of all transactions that they have seen, while they hold what
     /// this statement waits for. To all who look at it, it is the same statement since the same
-    /// time.
-    void renew_transaction() {
+    /// time. Returns whether it has: what it shows is to be published again.
+    bool renew_transaction() {
         if (!core::is_time_to_renew(rhythm_, steady_now()))
-            return;
+            return false;
         // Somebody else's that would not outlive the transaction.
         if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
             is_below(caller_context_, TopTransactionContext))
-            return;
+            return false;
         account_.publish_between_transactions();
         TimestampTz timeout_end = compat::transaction_timeout_end();
         commit_at_once();
@@ -302,6 +313,7 @@ class LowPriorityRun {
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
         core::renewed(rhythm_, steady_now());
+        return true;
     }
 
     /// An attempt that was rolled back may have left the transaction with an id. There is nothing
@@ -322,12 +334,10 @@ class LowPriorityRun {
     /// With a burst of 0 the locks are taken if they are free; else the lock that was not to be had
     /// is waited for in its queue, for that long.
     AttemptEnd attempt(Microseconds burst) {
-        Microseconds patience = core::burst_length(policy_);
-        if (policy_.limits.deadline != core::kUnknownTime)
-            patience = std::min(patience, policy_.limits.deadline - steady_now());
         NeededLock awaited = account_.lock();
-        AttemptResult result = attempts_.attempt(
-            {burst > 0 ? &awaited : nullptr, burst, std::max(patience, kMillisecond)});
+        AttemptResult result =
+            attempts_.attempt({burst > 0 ? &awaited : nullptr, burst, patience_inside(),
+                               std::max(core::burst_length(policy_), kMillisecond)});
         report_to_policy(burst, result);
         if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
             return result.end;
@@ -346,6 +356,15 @@ class LowPriorityRun {
         return result.end;
     }
 
+    /// How long a lock that turns up inside the statement is waited for. Where somebody watches, he
+    /// ends the wait once others have been kept waiting for too long by it.
+    Microseconds patience_inside() const {
+        Microseconds patience = waits_are_watched() ? kNoTimeLimit : policy_.limits.max_burst;
+        if (policy_.limits.deadline != core::kUnknownTime)
+            patience = std::min(patience, policy_.limits.deadline - steady_now());
+        return std::max(patience, kMillisecond);
+    }
+
     void report_to_policy(Microseconds burst, const AttemptResult& result) {
         has_queued_ = burst > 0 && result.ended != 0;
         if (result.ended == 0)
@@ -357,14 +376,20 @@ class LowPriorityRun {
             count(Counter::bursts);
             WaitAccount::note_stall(stay);
         }
-        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
         if (result.got_all == 0 || result.end == AttemptEnd::done)
             return;
-        Microseconds stay = result.ended - result.got_all;
-        core::kept_waiting(policy_, result.ended, stay);
-        WaitAccount::note_stall(stay);
+        // What it did with its locks was work, and its limits are on waiting.
+        if (policy_.limits.deadline != core::kUnknownTime)
+            policy_.limits.deadline +=
+                std::max<Microseconds>(result.waited_since - result.got_all, 0);
+        rhythm_.limits.deadline = policy_.limits.deadline;
+        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
+        if (result.kept_waiting <= 0)
+            return;
+        core::kept_waiting(policy_, result.ended, result.kept_waiting);
+        WaitAccount::note_stall(result.kept_waiting);
         // The next attempt might end in the same way.
-        core::ran_in_vain(rhythm_, result.ended, stay);
+        core::ran_in_vain(rhythm_, result.ended, result.kept_waiting);
     }
 
     // ---- What somebody else decides
@@ -553,7 +578,10 @@ void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
     if (IsA(call.planned->utilityStmt, LockStmt))
         RequireTransactionBlock(call.context == PROCESS_UTILITY_TOPLEVEL, "LOCK TABLE");
     LowPriorityRun wait(call, tag);
-    run_guarded([&wait] { wait.run(); }, [&wait] { wait.close(); });
+    run_amending(
+        ERRCODE_QUERY_CANCELED, [&wait] { wait.run(); },
+        [&wait](ErrorData* error) { explain_stall(wait.statement(), error); },
+        [&wait] { wait.close(); });
 }
 
 } // namespace lockguard::pg

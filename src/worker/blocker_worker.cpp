@@ -20,6 +20,9 @@
 // they cease to block by themselves; and those whose statement it has cancelled, whether the lock
 // is free then (worker/follow_up).
 //
+// In between it watches whom guarded statements keep waiting (worker/stall_watch), whatever
+// blocker_action is.
+//
 // It connects to no database: it reads shared catalogs only, and keeps no database from being
 // dropped. It waits for no heavyweight lock: catalogs that can't be read now make it look again
 // later. An ERROR ends the process, and the postmaster starts it anew after kRestartSeconds. The
@@ -42,6 +45,7 @@
 #include "worker/blocker_look.h"
 #include "worker/follow_up.h"
 #include "worker/look_drawing.h"
+#include "worker/stall_watch.h"
 
 extern "C" {
 #include "postmaster/bgworker.h"
@@ -217,7 +221,7 @@ bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* histor
             return true;
         history->held_for[request.procno] = wait.wait_start;
         snprintf(reason, sizeof(reason),
-                 "another session was ended for the same request less than "
+                 "another blocker of the same request was dealt with less than "
                  "pg_lockguard.blocker_min_wait (%d ms) ago",
                  pg::settings.blocker_min_wait);
     } else {
@@ -375,23 +379,51 @@ core::Microseconds look(MemoryContext context, History* history) {
     return next_due;
 }
 
-/// Sleeps until the next look is due, or somebody wakes us; until somebody wakes us, where there is
-/// nothing to look for.
-void sleep_until_next_look(core::Microseconds next_due, uint32 wait_event) {
-    if (!pg::settings.looks_for_blockers()) {
+/// Looks whom guarded statements keep waiting. Returns when to do so again, by the steady clock.
+core::Timestamp look_at_stalls(MemoryContext context, StallWatch* stalls) {
+    core::Microseconds next = -1;
+    bool done = false;
+    pg::run_guarded(
+        [&] {
+            next = watch_stalls(stalls, context);
+            done = true;
+        },
+        [&] {
+            if (!done)
+                pg::count(pg::Counter::errors);
+        });
+    MemoryContextSwitchTo(TopMemoryContext);
+    MemoryContextReset(context);
+    return next < 0 ? core::kUnknownTime : pg::steady_now() + next;
+}
+
+/// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
+/// there is nothing to look for.
+core::Timestamp time_of_next_look(core::Microseconds next_due) {
+    if (!pg::settings.looks_for_blockers())
+        return core::kUnknownTime;
+    core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
+    if (next_due >= 0)
+        rest = std::min(rest, next_due + core::kMillisecond);
+    return pg::steady_now() + rest;
+}
+
+/// Sleeps until that time by the steady clock, or somebody wakes us. Returns whether somebody has.
+bool sleep_until(core::Timestamp time, uint32 wait_event) {
+    if (time == core::kUnknownTime) {
         WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, wait_event);
         ResetLatch(MyLatch);
-        return;
+        return true;
     }
     // First without the latch: however many wake us, they share one look.
     WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, kShortestGap, wait_event);
-    long rest = pg::settings.worker_interval;
-    if (next_due >= 0 && next_due / 1000 < rest)
-        rest = static_cast<long>(next_due / 1000) + 1;
-    rest -= kShortestGap;
+    core::Microseconds rest = time - pg::steady_now();
+    int events = WL_LATCH_SET;
     if (rest > 0)
-        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, wait_event);
+        events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+                           static_cast<long>((rest + 999) / 1000), wait_event);
     ResetLatch(MyLatch);
+    return (events & WL_LATCH_SET) != 0;
 }
 
 [[noreturn]] void run() {
@@ -400,17 +432,22 @@ void sleep_until_next_look(core::Microseconds next_due, uint32 wait_event) {
         AllocSetContextCreate(TopMemoryContext, "pg_lockguard look", ALLOCSET_DEFAULT_SIZES);
     auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
     begin_history(history);
+    StallWatch* stalls = start_stall_watch();
     pg::announce_worker();
     pg::publish_server_protection();
 
-    while (!ShutdownRequestPending) {
+    core::Timestamp next_look = core::kUnknownTime;
+    for (bool woken = true; !ShutdownRequestPending;) {
         CHECK_FOR_INTERRUPTS();
         if (ConfigReloadPending)
             reload_configuration(history);
-        core::Microseconds next_due = -1;
-        if (pg::settings.looks_for_blockers())
-            next_due = look(look_context, history);
-        sleep_until_next_look(next_due, wait_event);
+        if (woken || pg::steady_now() >= next_look) {
+            core::Microseconds next_due = -1;
+            if (pg::settings.looks_for_blockers())
+                next_due = look(look_context, history);
+            next_look = time_of_next_look(next_due);
+        }
+        woken = sleep_until(std::min(next_look, look_at_stalls(look_context, stalls)), wait_event);
     }
     // Had it been 0, pg_terminate_backend() would retire the worker until the server is restarted.
     proc_exit(1);
