@@ -17,6 +17,9 @@ enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
 enum class DdlHeavy : int { allow, warn, refuse };
 
+/// The most that pg_lockguard.track_statements can be.
+inline constexpr int kMostTrackedStatements = 16;
+
 struct Settings {
     // The guard (SUSET)
     // From 16 a server built with assertions wants an enum's variable to begin with its default.
@@ -49,8 +52,9 @@ struct Settings {
     char* exempt_applications; // read it as:
     std::span<const core::PatternUnit> exempt_application_patterns;
     // The record
-    int log_events; // a LoggedEvents (SIGHUP)
-    int events_max; // set at server start
+    int log_events;       // a LoggedEvents (SIGHUP)
+    int events_max;       // set at server start
+    int track_statements; // likewise; 0: none are kept
     // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 
