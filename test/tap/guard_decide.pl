@@ -221,7 +221,7 @@ subtest 'several at once, for one statement' => sub {
 	like($error, qr/decided: give up/, 'it has given up');
 	is(scalar(() = $error =~ /decided/g), 1, 'by one decision');
 	$_->error for $admin, $session{member}, $session{warden};
-	is($witness->value(q{SELECT count(*) FROM pg_lockguard_events WHERE kind = 'ddl_decided' AND id > (SELECT max(id) FROM pg_lockguard_events WHERE kind = 'ddl_waited')}), 1, 'the record has one');
+	is($witness->value(q{SELECT count(*) FROM pg_lockguard_events WHERE kind = 'ddl_decided' AND at > (SELECT max(coalesce(last_at, at)) FROM pg_lockguard_events WHERE kind = 'ddl_waited')}), 1, 'the record has one');
 	$holder->do('COMMIT');
 };
 
