@@ -32,8 +32,12 @@ struct Settings {
     char* exempt_databases;    // likewise
     char* exempt_applications; // see core::matches_application()
     // The record
-    int log_events; // a LoggedEvents (SIGHUP)
-    int events_max; // set at server start
+    int log_events;        // a LoggedEvents (SIGHUP)
+    int events_max;        // set at server start
+    int incident_min_wait; // ms; -1: no incidents (SIGHUP)
+    int log_incidents;     // ms: the shortest that is logged; -1: none (SIGHUP)
+    int incidents_max;     // set at server start
+    int waits_max;         // likewise
     // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 
