@@ -3,14 +3,19 @@
 #include "boundary/compat.h"
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
+#include "sessions/failure_watch.h"
 #include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
+#include "shmem/failure_notes.h"
 #include "shmem/imported_snapshots.h"
+#include "shmem/incident_ring.h"
+#include "shmem/prepared_names.h"
 #include "shmem/protections.h"
 #include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
 #include "shmem/wait_decisions.h"
+#include "shmem/wait_table.h"
 #include "shmem/worker_state.h"
 #include "worker/blocker_worker.h"
 #include "worker/victim_notice.h"
@@ -33,6 +38,8 @@ constexpr const pg::SharedPart* kSharedParts[] = {
     &pg::statistics_part,        &pg::termination_notices_part,
     &pg::wait_board_part,        &pg::wait_decisions_part,
     &pg::worker_fuses_part,      &pg::worker_procno_part,
+    &pg::failure_notes_part,     &pg::incident_ring_part,
+    &pg::prepared_names_part,    &pg::wait_table_part,
 };
 
 } // namespace
@@ -45,6 +52,8 @@ void _PG_init(void) {
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);
+        pg::install_failure_watch();
+        pg::install_prepared_names();
         features::install_victim_notice();
         features::register_blocker_worker();
     }

@@ -27,7 +27,7 @@ namespace lockguard::core {
 
 /// What waits are added up by. Compared byte by byte: make it zeroed.
 struct WaitKey {
-    std::uint32_t database; // of the lock; where it is of none, that of the session that waits
+    std::uint32_t database; // of the session that waits
     std::uint32_t relation_database;
     std::uint32_t relation;                   // 0 where it is not about one
     std::uint32_t blocker_role;               // 0 where unknown

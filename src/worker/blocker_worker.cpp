@@ -26,12 +26,15 @@
 
 #include <algorithm>
 
+#include <algorithm>
+
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "shmem/counters.h"
 #include "shmem/protections.h"
 #include "shmem/worker_state.h"
 #include "worker/blocker_look.h"
+#include "worker/incident_watch.h"
 
 extern "C" {
 #include "postmaster/bgworker.h"
@@ -374,24 +377,51 @@ core::Microseconds look(MemoryContext context, History* history) {
     return next_due;
 }
 
-/// Sleeps until the next look is due, or somebody wakes us; until somebody wakes us, where there is
-/// nothing to look for.
-void sleep_until_next_look(pg::BlockerAction action, core::Microseconds next_due,
-                           uint32 wait_event) {
-    if (action == pg::BlockerAction::off) {
+/// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
+/// there is nothing to look for.
+core::Timestamp time_of_next_look(pg::BlockerAction action, core::Microseconds next_due) {
+    if (action == pg::BlockerAction::off)
+        return core::kUnknownTime;
+    core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
+    if (next_due >= 0)
+        rest = std::min(rest, next_due + core::kMillisecond);
+    return pg::compat::steady_now() + rest;
+}
+
+/// Looks for incidents, where it is time to. Returns when to do so again, by the steady clock.
+core::Timestamp look_for_incidents(MemoryContext context, IncidentWatch* incidents) {
+    core::Timestamp next = core::kUnknownTime;
+    bool done = false;
+    pg::run_guarded(
+        [&] {
+            next = watch_incidents(incidents, context);
+            done = true;
+        },
+        [&] {
+            if (!done)
+                pg::count(pg::Counter::errors);
+        });
+    MemoryContextSwitchTo(TopMemoryContext);
+    MemoryContextReset(context);
+    return next;
+}
+
+/// Sleeps until that time by the steady clock, or somebody wakes us. Returns whether somebody has.
+bool sleep_until(core::Timestamp time, uint32 wait_event) {
+    if (time == core::kUnknownTime) {
         WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, wait_event);
         ResetLatch(MyLatch);
-        return;
+        return true;
     }
     // First without the latch: however many wake us, they share one look.
     WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, kShortestGap, wait_event);
-    long rest = pg::settings.worker_interval;
-    if (next_due >= 0 && next_due / 1000 < rest)
-        rest = static_cast<long>(next_due / 1000) + 1;
-    rest -= kShortestGap;
+    core::Microseconds rest = time - pg::compat::steady_now();
+    int events = WL_LATCH_SET;
     if (rest > 0)
-        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, wait_event);
+        events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+                           static_cast<long>((rest + 999) / 1000), wait_event);
     ResetLatch(MyLatch);
+    return (events & WL_LATCH_SET) != 0;
 }
 
 [[noreturn]] void run() {
@@ -400,17 +430,23 @@ void sleep_until_next_look(pg::BlockerAction action, core::Microseconds next_due
         AllocSetContextCreate(TopMemoryContext, "pg_lockguard look", ALLOCSET_DEFAULT_SIZES);
     auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
     begin_history(history);
+    IncidentWatch* incidents = start_incident_watch();
     pg::announce_worker();
     pg::publish_server_protection();
 
-    while (!ShutdownRequestPending) {
+    core::Timestamp next_look = core::kUnknownTime;
+    for (bool woken = true; !ShutdownRequestPending;) {
         CHECK_FOR_INTERRUPTS();
         if (ConfigReloadPending)
             reload_configuration(history);
-        core::Microseconds next_due = -1;
-        if (history->action != pg::BlockerAction::off)
-            next_due = look(look_context, history);
-        sleep_until_next_look(history->action, next_due, wait_event);
+        if (woken || pg::compat::steady_now() >= next_look) {
+            core::Microseconds next_due = -1;
+            if (history->action != pg::BlockerAction::off)
+                next_due = look(look_context, history);
+            next_look = time_of_next_look(history->action, next_due);
+        }
+        woken = sleep_until(std::min(next_look, look_for_incidents(look_context, incidents)),
+                            wait_event);
     }
     // Had it been 0, pg_terminate_backend() would retire the worker until the server is restarted.
     proc_exit(1);
