@@ -325,8 +325,8 @@ class Step {
         };
         for (SessionIndex s = 0; s < look_.sessions.size(); ++s) {
             const TransactionKey& key = key_of(s);
-            if (key.pid == 0 && root.root.pid != 0 && root.root.xid != 0 &&
-                key.xid == root.root.xid)
+            if (key.pid == 0 && root.root.pid != 0 && root.root.vxid_lxid != 0 &&
+                key.vxid_lxid == root.root.vxid_lxid && key.vxid_number == root.root.vxid_number)
                 root.joined = place_of(s);
             else if (same_transaction(root.root, key) && !look_.graph.blockers_of(s).empty())
                 root.joined = place_behind(s);

@@ -29,10 +29,12 @@ namespace lockguard::core {
 /// Which transaction of which session, or which prepared transaction.
 struct TransactionKey {
     std::int32_t procno;
-    std::int32_t pid;     // 0 of a prepared transaction
-    std::uint32_t lxid;   // of a prepared transaction, its xid
-    std::uint32_t xid;    // 0 where it has none, or that is not known
-    Timestamp xact_start; // kUnknownTime likewise
+    std::int32_t pid;   // 0 of a prepared transaction
+    std::uint32_t lxid; // of a prepared transaction, its xid
+    // Its virtual transaction id, which it keeps as it is prepared.
+    std::int32_t vxid_number;
+    std::uint32_t vxid_lxid;
+    Timestamp xact_start; // kUnknownTime where it has none, or that is not known
 };
 
 /// What a look shows of a session of its graph.

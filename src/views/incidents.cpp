@@ -91,7 +91,7 @@ void set_root(IncidentRow* row, const pg::Incident& incident, pg::NameLookup nam
     pg::PreparedTransaction prepared;
     // One that was prepared before the server's start, and still is.
     if (incident.root.pid == 0 && incident.gid[0] == '\0' && incident.ended == 0 &&
-        pg::find_prepared_transaction(incident.root.xid, names, &prepared))
+        pg::find_prepared_transaction(incident.root.lxid, names, &prepared))
         row->set_text(col_root_gid, prepared.gid);
     row->set_name(col_root_datname, pg::database_name(incident.database, names));
     row->set_name(col_root_usename, pg::role_name(incident.role, names));

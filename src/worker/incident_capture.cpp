@@ -14,16 +14,15 @@ core::TransactionKey key_of(const SnapshotSession& session, core::Timestamp xact
     key.procno = session.id.procno;
     key.pid = session.id.pid;
     key.xact_start = xact_start;
-    if (session.id.pid == 0) {
-        key.lxid = key.xid = session.prepared_xid;
-        return key;
+    key.lxid = session.id.pid == 0 ? session.prepared_xid : session.id.lxid;
+    if (session.id.procno >= 0 && session.id.procno < compat::count_of_procs()) {
+        // Unlocked: it is this transaction's only if that still runs.
+        const PGPROC* proc = GetPGProcByNumber(session.id.procno);
+        if (proc->pid == session.id.pid && compat::lxid_of(proc) == session.id.lxid) {
+            key.vxid_number = compat::vxid_number_of(proc);
+            key.vxid_lxid = session.id.lxid;
+        }
     }
-    key.lxid = session.id.lxid;
-    // Unlocked: it is of this transaction only if that still runs.
-    const PGPROC* proc = GetPGProcByNumber(session.id.procno);
-    TransactionId xid = *const_cast<volatile const TransactionId*>(&proc->xid);
-    if (compat::lxid_of(proc) == session.id.lxid && proc->pid == session.id.pid)
-        key.xid = xid;
     return key;
 }
 

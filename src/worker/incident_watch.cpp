@@ -124,7 +124,7 @@ bool still_holds(const core::TrackedRoot& root, const LastWait& last, bool trans
     for (const pg::LockHolder& holder : pg::find_lock_holders(last.tag, last.mode, -1)) {
         bool same =
             root.root.pid == 0
-                ? holder.session.pid == 0 && holder.prepared_xid == root.root.xid
+                ? holder.session.pid == 0 && holder.prepared_xid == root.root.lxid
                 : holder.session.pid == root.root.pid && holder.session.procno == root.root.procno;
         if (same)
             return true;
