@@ -1,4 +1,4 @@
--- The DDL guard, as far as one session can see it; who is in the way: test/tap/030_ddl_guard.pl.
+-- The DDL guard, as far as one session can see it; who is in the way: test/tap/guard_culprits.pl.
 LOAD 'pg_lockguard';
 SET pg_lockguard.ddl_mode = lock_timeout;
 SET pg_lockguard.ddl_lock_timeout = '2s';

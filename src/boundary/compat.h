@@ -1,5 +1,6 @@
-// The only place with PG_VERSION_NUM. What differs between PostgreSQL 15 and 19 has one name here,
-// in the newest version's shape where there is one; all other code is the same for every version.
+// The only place with PG_VERSION_NUM, but for the list of headers (boundary/server_headers). What
+// differs between PostgreSQL 15 and 19, and only that, has one name here, in the newest version's
+// shape where there is one; all other code is the same for every version.
 //
 // Include it last, after C++ and fmt headers (postgres.h redefines printf and friends).
 #pragma once
@@ -8,53 +9,7 @@
 #include <cstdlib>
 #include <type_traits>
 
-extern "C" {
-#include "postgres.h"
-
-#include "access/twophase.h"
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_namespace.h"
-#include "fmgr.h"
-#include "funcapi.h"
-#include "lib/ilist.h"
-#include "miscadmin.h"
-#include "nodes/parsenodes.h"
-#include "pgstat.h"
-#include "portability/instr_time.h"
-#include "storage/ipc.h"
-#include "storage/lock.h"
-#include "storage/lwlock.h"
-#include "storage/proc.h"
-#include "storage/procarray.h"
-#include "storage/shmem.h"
-#if PG_VERSION_NUM >= 180000
-#include "storage/waiteventset.h"
-#else
-#include "storage/latch.h"
-#endif
-#if PG_VERSION_NUM < 170000
-#include "storage/sinvaladt.h"
-#endif
-#include "tcop/cmdtag.h"
-#include "utils/acl.h"
-#include "utils/backend_status.h"
-#include "utils/guc.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/timeout.h"
-#include "utils/timestamp.h"
-#include "utils/tuplestore.h"
-#include "utils/wait_event.h"
-
-// Of libpq/libpq.h, which needs the headers of GSSAPI where the server was built with it.
-extern bool pq_check_connection(void);
-}
-
-#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 200000
-#error "pg_lockguard supports PostgreSQL 15 to 19"
-#endif
+#include "boundary/server_headers.h"
 
 /// 18 can tell a module's name and version.
 #if PG_VERSION_NUM >= 180000
@@ -66,10 +21,9 @@ extern bool pq_check_connection(void);
 
 namespace lockguard::pg::compat {
 
-// ---- Queues of the lock manager: SHM_QUEUE and PROC_QUEUE up to 15, dlist and dclist from 16, and
-// ---- PGPROC.links is waitLink from 19. The iteration macros of ilist.h are no C++. The caller
-// holds
-// ---- the lock's partition lock.
+// ---- Queues of the lock manager. SHM_QUEUE and PROC_QUEUE up to 15, dlist and dclist from 16;
+// PGPROC.links is waitLink from 19. The iteration macros of ilist.h are no C++. The caller holds
+// the lock's partition lock.
 
 #if PG_VERSION_NUM >= 160000
 using QueueLink = dlist_node;
@@ -187,6 +141,18 @@ inline int vxid_number_of(const PGPROC* proc) {
 #endif
 }
 
+/// \param number  as vxid_number_of() has it
+inline VirtualTransactionId make_vxid(int number, LocalTransactionId lxid) {
+    VirtualTransactionId vxid;
+#if PG_VERSION_NUM >= 170000
+    vxid.procNumber = number;
+#else
+    vxid.backendId = number;
+#endif
+    vxid.localTransactionId = lxid;
+    return vxid;
+}
+
 /// The PGPROC of the backend that a virtual transaction id was made by; null where it has ended.
 /// Whether it is still in that transaction is for the caller to check.
 inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {
@@ -195,17 +161,6 @@ inline PGPROC* proc_of_vxid(VirtualTransactionId vxid) {
 #else
     return BackendIdGetProc(vxid.backendId);
 #endif
-}
-
-/// Is this process, at this moment, in the transaction of that virtual transaction id? Certain only
-/// while the caller holds proc->fpInfoLock.
-inline bool is_in_transaction(const PGPROC* proc, VirtualTransactionId vxid) {
-#if PG_VERSION_NUM >= 170000
-    bool same_backend = procno_of(proc) == vxid.procNumber;
-#else
-    bool same_backend = proc->backendId == vxid.backendId;
-#endif
-    return same_backend && proc->fpLocalTransactionId == vxid.localTransactionId;
 }
 
 /// Does this transaction, or session, hold the lock in this very mode? LockHeldByMe() got a third
@@ -264,6 +219,14 @@ inline bool owns_relation(Oid relation, Oid role) {
 #endif
 }
 
+inline bool may_create_in_schema(Oid schema, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(NamespaceRelationId, schema, role, ACL_CREATE) == ACLCHECK_OK;
+#else
+    return pg_namespace_aclcheck(schema, role, ACL_CREATE) == ACLCHECK_OK;
+#endif
+}
+
 inline bool owns_schema(Oid schema, Oid role) {
 #if PG_VERSION_NUM >= 160000
     return object_ownercheck(NamespaceRelationId, schema, role);
@@ -279,7 +242,7 @@ bool may_maintain(Oid relation, Oid role);
 AclMode privileges_to_lock(LOCKMODE mode);
 
 // ---- Constraints. 18 has those of NOT NULL in pg_constraint, and hands them down by their own
-// ---- rules.
+// rules.
 
 #if PG_VERSION_NUM >= 180000
 inline constexpr bool kNotNullIsConstraint = true;
@@ -364,6 +327,22 @@ inline constexpr NodeTag kClusterStatement = T_RepackStmt;
 inline constexpr NodeTag kClusterStatement = T_ClusterStmt;
 #endif
 
+/// The tag of REPACK; CMDTAG_UNKNOWN where there is none.
+#if PG_VERSION_NUM >= 190000
+inline constexpr CommandTag kRepackCommand = CMDTAG_REPACK;
+#else
+inline constexpr CommandTag kRepackCommand = CMDTAG_UNKNOWN;
+#endif
+
+/// The options of a statement of that kind that it has from 19 on.
+inline const List* repack_options([[maybe_unused]] const Node* statement) {
+#if PG_VERSION_NUM >= 190000
+    return reinterpret_cast<const RepackStmt*>(statement)->params;
+#else
+    return NIL;
+#endif
+}
+
 /// The table that a statement of that kind names, or null where it works on all of them.
 inline const RangeVar* clustered_table(const Node* statement) {
 #if PG_VERSION_NUM >= 190000
@@ -383,13 +362,6 @@ inline uint64 nanoseconds(instr_time interval) {
     return static_cast<uint64>(interval.tv_sec) * 1000000000 +
            static_cast<uint64>(interval.tv_nsec);
 #endif
-}
-
-/// Microseconds of a clock that does not run back, from any start.
-inline int64 steady_now() {
-    instr_time now;
-    INSTR_TIME_SET_CURRENT(now);
-    return static_cast<int64>(nanoseconds(now) / 1000);
 }
 
 // ---- Settings. From 16 the memory of a check hook's "extra" belongs to guc.c, with an allocator
@@ -419,14 +391,12 @@ inline uint32 new_wait_event([[maybe_unused]] const char* name) {
 #endif
 }
 
-// ---- Set-returning functions.
+// ---- Tuple stores. Up to 17 the memory of one grows in powers of two with its rows.
 
-/// Makes the descriptor of a materialized result, from the function's declaration. Where no store
-/// is opened, the result is empty.
-void init_materialized_descriptor(FunctionCallInfo fcinfo);
-
-/// Opens the store, for rows of about so many bytes altogether. Their memory does not grow in
-/// powers of two, as that of an ordinary store does up to 17.
-void open_result_store(FunctionCallInfo fcinfo, Size expected_bytes);
+#if PG_VERSION_NUM >= 180000
+inline constexpr bool kTupleStoreGrowsByDoubling = false;
+#else
+inline constexpr bool kTupleStoreGrowsByDoubling = true;
+#endif
 
 } // namespace lockguard::pg::compat

@@ -33,16 +33,30 @@ constexpr CommandTag kSupportedCommands[] = {
     CMDTAG_REFRESH_MATERIALIZED_VIEW,
     CMDTAG_COMMENT,
     CMDTAG_LOCK_TABLE,
+    CMDTAG_CREATE_TABLE,
+    CMDTAG_CREATE_POLICY,
+    CMDTAG_ALTER_POLICY,
+    CMDTAG_DROP_POLICY,
+    CMDTAG_DROP_SCHEMA,
+    // From 19 on.
+    compat::kRepackCommand,
 };
+
+/// All of them.
+constexpr char kAllCommands[] = "all";
 
 /// Bit n stands for kSupportedCommands[n].
 using CommandSet = uint64;
-static_assert(lengthof(kSupportedCommands) <= 64);
+static_assert(lengthof(kSupportedCommands) < 64);
+
+constexpr CommandSet kEverything = (UINT64CONST(1) << lengthof(kSupportedCommands)) - 1;
 
 CommandSet guarded_commands;
 
 /// Its position in kSupportedCommands, or -1.
 int supported_command(CommandTag tag) {
+    if (tag == CMDTAG_UNKNOWN)
+        return -1;
     for (std::size_t i = 0; i < lengthof(kSupportedCommands); i++) {
         if (kSupportedCommands[i] == tag)
             return static_cast<int>(i);
@@ -63,13 +77,15 @@ void trim(const char** text, std::size_t* length) {
 bool refuse_command(const char* name, std::size_t length) {
     char supported[1024] = "";
     for (CommandTag tag : kSupportedCommands) {
+        if (tag == CMDTAG_UNKNOWN)
+            continue;
         if (supported[0] != '\0')
             strlcat(supported, ", ", sizeof(supported));
         strlcat(supported, GetCommandTagName(tag), sizeof(supported));
     }
     GUC_check_errdetail("\"%.*s\" is not a command that pg_lockguard can guard.",
                         static_cast<int>(length), name);
-    GUC_check_errhint("Separate commands by commas. Supported are: %s.", supported);
+    GUC_check_errhint("Separate commands by commas, or say all. Supported are: %s.", supported);
     return false;
 }
 
@@ -93,6 +109,10 @@ bool check_ddl_commands(char** value, void** extra, GucSource /*source*/) {
             return refuse_command(name, length);
         memcpy(tag_name, name, length);
         tag_name[length] = '\0';
+        if (pg_strcasecmp(tag_name, kAllCommands) == 0) {
+            commands |= kEverything;
+            continue;
+        }
         int position = supported_command(GetCommandTagEnum(tag_name));
         if (position < 0)
             return refuse_command(name, length);

@@ -51,6 +51,12 @@ class GrowingArray {
         elements_[size_++] = element;
     }
 
+    /// Keeps the first `size` of them, which is no more than there are.
+    void truncate(std::size_t size) {
+        Assert(size <= size_);
+        size_ = size;
+    }
+
     std::size_t size() const { return size_; }
     bool empty() const { return size_ == 0; }
     T& operator[](std::size_t i) { return elements_[i]; }

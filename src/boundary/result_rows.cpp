@@ -10,8 +10,47 @@ extern "C" {
 
 namespace lockguard::pg {
 
+namespace {
+
+/// Makes the descriptor of a materialized result, from the function's declaration. Where no store
+/// is opened, the result is empty.
+void init_materialized_descriptor(FunctionCallInfo fcinfo) {
+    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+    if (result == nullptr || !IsA(result, ReturnSetInfo))
+        ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                        errmsg("set-valued function called in context that cannot accept a set")));
+    if (!(result->allowedModes & SFRM_Materialize))
+        ereport(ERROR,
+                (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                 errmsg("materialize mode required, but it is not allowed in this context")));
+
+    MemoryContext caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+    TupleDesc descriptor;
+    if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    MemoryContextSwitchTo(caller);
+    result->returnMode = SFRM_Materialize;
+    result->setDesc = descriptor;
+}
+
+/// Where the rows go. It belongs to the place that the function is called from, which may call it
+/// many times in one query: each store leaves it empty.
+MemoryContext store_context(FunctionCallInfo fcinfo, Size expected_bytes) {
+    FmgrInfo* function = fcinfo->flinfo;
+    if (function->fn_extra == nullptr) {
+        // Beyond work_mem they go to disk. The store itself takes 16 kB.
+        Size bytes = Min(expected_bytes, static_cast<Size>(work_mem) * 1024);
+        Size block = MAXALIGN(Min(bytes, MaxAllocSize / 2) + 24 * 1024);
+        function->fn_extra = GenerationContextCreate(function->fn_mcxt, "pg_lockguard result", 0,
+                                                     block, Max(block, 1024 * 1024));
+    }
+    return static_cast<MemoryContext>(function->fn_extra);
+}
+
+} // namespace
+
 void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types) {
-    compat::init_materialized_descriptor(fcinfo);
+    init_materialized_descriptor(fcinfo);
     auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
     int declared = result->setDesc->natts;
     auto expected = static_cast<int>(types.size());
@@ -29,9 +68,20 @@ void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<cons
                          "that is installed.")));
 }
 
+void open_result_store(FunctionCallInfo fcinfo, Size expected_bytes) {
+    auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+    MemoryContext context = compat::kTupleStoreGrowsByDoubling
+                                ? store_context(fcinfo, expected_bytes)
+                                : result->econtext->ecxt_per_query_memory;
+    MemoryContext caller = MemoryContextSwitchTo(context);
+    result->setResult = tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0,
+                                              false, work_mem);
+    MemoryContextSwitchTo(caller);
+}
+
 ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types) {
     check_declaration(fcinfo, name, types);
-    compat::open_result_store(fcinfo, 0);
+    open_result_store(fcinfo, 0);
     return reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
 }
 

@@ -18,7 +18,11 @@ namespace lockguard::pg {
 /// \param types  of the columns
 void check_declaration(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
 
-/// The same, and opens the tuple store.
+/// Opens the tuple store, for rows of about so many bytes altogether. Its memory does not grow in
+/// powers of two, as that of an ordinary store does up to 17.
+void open_result_store(FunctionCallInfo fcinfo, Size expected_bytes);
+
+/// check_declaration(), and opens the tuple store.
 ReturnSetInfo* begin_result(FunctionCallInfo fcinfo, const char* name, std::span<const Oid> types);
 
 /// Values, in the current memory context.

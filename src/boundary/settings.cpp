@@ -1,6 +1,7 @@
 #include "boundary/settings.h"
 
-#include "core/blocker_policy.h"
+#include "core/fuses.h"
+#include "core/name_pattern.h"
 #include "boundary/guarded_commands.h"
 
 extern "C" {
@@ -62,14 +63,34 @@ bool check_identifiers(char** value, void** /*extra*/, GucSource /*source*/) {
     return valid;
 }
 
-bool check_patterns(char** value, void** /*extra*/, GucSource /*source*/) {
-    std::string_view fault = core::fault_of_patterns(*value);
-    if (fault.empty())
-        return true;
-    GUC_check_errdetail("%s", fault.data());
-    GUC_check_errhint("Separate patterns by commas; * stands for any characters; put double quotes "
-                      "around what is to be taken as it is.");
-    return false;
+/// A list of patterns, read: what the check hook hands to the assign hook.
+struct ParsedPatterns {
+    std::size_t count;
+    core::PatternUnit units[FLEXIBLE_ARRAY_MEMBER];
+};
+
+bool check_patterns(char** value, void** extra, GucSource /*source*/) {
+    const std::string_view list = *value;
+    std::string_view fault = core::fault_of_patterns(list);
+    if (!fault.empty()) {
+        GUC_check_errdetail("%s", fault.data());
+        GUC_check_errhint("Separate patterns by commas; * stands for any characters; put double "
+                          "quotes around what is to be taken as it is.");
+        return false;
+    }
+    const std::size_t room = list.size() + 1;
+    auto* parsed = static_cast<ParsedPatterns*>(compat::guc_extra_alloc(
+        offsetof(ParsedPatterns, units) + room * sizeof(core::PatternUnit)));
+    if (parsed == nullptr)
+        return false;
+    parsed->count = core::parse_patterns(list, {parsed->units, room});
+    *extra = parsed;
+    return true;
+}
+
+void assign_exempt_applications(const char* /*value*/, void* extra) {
+    const auto* parsed = static_cast<const ParsedPatterns*>(extra);
+    settings.exempt_application_patterns = {parsed->units, parsed->count};
 }
 
 /// Does the value come from where every process of the server reads the same: the configuration
@@ -187,7 +208,8 @@ void define_exemptions() {
         "pg_lockguard.exempt_applications",
         "Applications, by application_name, that the worker never ends.",
         "A list of patterns, separated by commas, where * stands for any characters.",
-        &settings.exempt_applications, "pg_dump*", PGC_SIGHUP, 0, check_patterns, nullptr, nullptr);
+        &settings.exempt_applications, "pg_dump*", PGC_SIGHUP, 0, check_patterns,
+        assign_exempt_applications, nullptr);
     DefineCustomBoolVariable("pg_lockguard.protected",
                              "Whether the worker leaves this session alone.",
                              "For ALTER ROLE ... SET, above all.", &settings.protected_session,

@@ -1,6 +1,10 @@
 // The GUCs, as plain variables: read them, never write them.
 #pragma once
 
+#include "core/name_pattern.h"
+
+#include <span>
+
 #include "boundary/compat.h"
 
 namespace lockguard::pg {
@@ -30,7 +34,8 @@ struct Settings {
     int max_terminations_per_minute;
     char* exempt_roles;        // a list of identifiers, as SplitIdentifierString() reads it
     char* exempt_databases;    // likewise
-    char* exempt_applications; // see core::matches_application()
+    char* exempt_applications; // read it as:
+    std::span<const core::PatternUnit> exempt_application_patterns;
     // The record
     int log_events;        // a LoggedEvents (SIGHUP)
     int events_max;        // set at server start

@@ -11,7 +11,6 @@ namespace lockguard::core {
 namespace {
 
 constexpr std::uint32_t kNoDecision = std::numeric_limits<std::uint32_t>::max();
-constexpr Microseconds kMinute = 60 * 1000 * 1000;
 
 /// How long it takes until `reached` satisfies the limit; 0 where it does, kNoAge, which
 /// satisfies no limit, where it is unknown.
@@ -30,110 +29,6 @@ Microseconds idleness(const SessionFacts& facts, Timestamp now) {
 
 bool can_be_named(const Session& session, const SessionFacts& facts) {
     return session.pid > 0 || (session.pid == 0 && facts.prepared);
-}
-
-bool is_space(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/// Goes through a list of patterns, one element at a time.
-///
-/// An element is kept as it is written. Literal characters are told from wildcards when it is
-/// matched, so that nothing is allocated.
-class PatternList {
-  public:
-    explicit PatternList(std::string_view list) : rest_(list) { skip_space(); }
-
-    bool at_end() const { return rest_.empty(); }
-    bool quotes_are_closed() const { return closed_; }
-
-    /// Up to the next comma outside of quotes, without the white space around. Sets
-    /// ends_with_comma().
-    std::string_view next() {
-        bool quoted = false;
-        std::size_t i = 0;
-        for (; i < rest_.size() && (quoted || rest_[i] != ','); ++i) {
-            if (rest_[i] == '"')
-                quoted = !quoted;
-        }
-        closed_ = !quoted;
-        comma_ = i < rest_.size();
-        std::string_view element = rest_.substr(0, i);
-        while (!element.empty() && is_space(element.back()))
-            element.remove_suffix(1);
-        rest_.remove_prefix(comma_ ? i + 1 : i);
-        skip_space();
-        return element;
-    }
-    bool ends_with_comma() const { return comma_; }
-
-  private:
-    void skip_space() {
-        while (!rest_.empty() && is_space(rest_.front()))
-            rest_.remove_prefix(1);
-    }
-
-    std::string_view rest_;
-    bool closed_ = true;
-    bool comma_ = false;
-};
-
-/// One pattern, character by character, with the quotes taken off.
-class PatternReader {
-  public:
-    explicit PatternReader(std::string_view pattern) : rest_(pattern) { pass_quotes(); }
-
-    bool at_end() const { return rest_.empty(); }
-    bool is_wildcard() const { return !quoted_ && rest_.front() == '*'; }
-    char character() const { return rest_.front(); }
-    void advance() {
-        // A quote that stands for itself is doubled.
-        rest_.remove_prefix(rest_.front() == '"' ? 2 : 1);
-        pass_quotes();
-    }
-
-  private:
-    /// Up to the next character that means something.
-    void pass_quotes() {
-        while (!rest_.empty() && rest_.front() == '"') {
-            if (quoted_ && rest_.size() > 1 && rest_[1] == '"')
-                return;
-            quoted_ = !quoted_;
-            rest_.remove_prefix(1);
-        }
-    }
-
-    std::string_view rest_;
-    bool quoted_ = false;
-};
-
-/// The usual way with one point to go back to: behind the latest wildcard.
-bool matches(std::string_view pattern, std::string_view text) {
-    PatternReader reader(pattern);
-    if (reader.at_end())
-        return false;
-    PatternReader behind_wildcard = reader;
-    bool had_wildcard = false;
-    std::size_t retry_at = 0;
-    std::size_t i = 0;
-    for (;;) {
-        if (!reader.at_end() && reader.is_wildcard()) {
-            reader.advance();
-            behind_wildcard = reader;
-            had_wildcard = true;
-            retry_at = i;
-        } else if (i < text.size() && !reader.at_end() && reader.character() == text[i]) {
-            reader.advance();
-            ++i;
-        } else if (i == text.size() && reader.at_end()) {
-            return true;
-        } else if (had_wildcard && retry_at < text.size()) {
-            reader = behind_wildcard;
-            i = ++retry_at;
-        } else {
-            return false;
-        }
-    }
 }
 
 } // namespace
@@ -319,49 +214,6 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
     if (!decisions.empty())
         keep_decisions(graph, decision_on, decisions, memory, judgement);
     return judgement;
-}
-
-bool matches_application(std::string_view patterns, std::string_view application) {
-    for (PatternList list(patterns); !list.at_end();) {
-        if (matches(list.next(), application))
-            return true;
-    }
-    return false;
-}
-
-std::string_view fault_of_patterns(std::string_view patterns) {
-    PatternList list(patterns);
-    if (list.at_end())
-        return {};
-    do {
-        const std::string_view element = list.next();
-        if (!list.quotes_are_closed())
-            return "A quoted pattern does not end.";
-        if (PatternReader(element).at_end())
-            return "A pattern is empty.";
-    } while (!list.at_end());
-    return list.ends_with_comma() ? "A pattern is empty." : std::string_view();
-}
-
-bool fuse_allows(const TerminationFuse& fuse, std::uint32_t limit, Microseconds now) {
-    std::uint32_t within_a_minute = 0;
-    for (std::uint32_t i = 0; i < fuse.count; ++i) {
-        if (fuse.ended_at[i] > now - kMinute)
-            ++within_a_minute;
-    }
-    return within_a_minute < limit;
-}
-
-void note_termination(TerminationFuse& fuse, Microseconds now) {
-    fuse.ended_at[fuse.next] = now;
-    fuse.next = (fuse.next + 1) % kMostTerminationsPerMinute;
-    fuse.count = std::min(fuse.count + 1, kMostTerminationsPerMinute);
-}
-
-bool request_fuse_holds(const RequestFuse& fuse, std::int32_t pid, Timestamp wait_start,
-                        Microseconds min_wait, Microseconds now) {
-    return fuse.pid != 0 && fuse.pid == pid && fuse.wait_start == wait_start &&
-           fuse.ended_at > now - min_wait;
 }
 
 } // namespace lockguard::core

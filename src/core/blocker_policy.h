@@ -5,7 +5,6 @@
 #include "core/lock_graph.h"
 #include "core/text.h"
 
-#include <array>
 #include <cstdint>
 #include <memory_resource>
 #include <span>
@@ -127,45 +126,5 @@ SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits)
 
 /// In words that follow "PID 4711 is spared: ". Static text.
 std::string_view spare_reason_text(SpareReason reason);
-
-/// Does an application's name match one of the patterns? The list is separated by commas, white
-/// space around a pattern does not count, `*` stands for any characters, and double quotes make
-/// commas, white space and `*` literal ("" inside them is one quote). Upper and lower case differ.
-/// An empty pattern matches nothing but is allowed only by a list that is empty as a whole.
-bool matches_application(std::string_view patterns, std::string_view application);
-
-/// Is that a list as matches_application() reads it? Else it says what is wrong, in static text.
-/// \return empty where the list is right
-std::string_view fault_of_patterns(std::string_view patterns);
-
-// ---- Fuses. Plain data, so that they can lie in shared memory and outlive the worker's process.
-// ---- Their clock never goes backwards: microseconds since the machine was started, say.
-
-inline constexpr std::uint32_t kMostTerminationsPerMinute = 1000;
-
-/// When sessions were ended; all zero at first.
-struct TerminationFuse {
-    std::array<Microseconds, kMostTerminationsPerMinute> ended_at; // a ring
-    std::uint32_t count;                                           // filled places
-    std::uint32_t next;
-};
-
-/// May one more session be ended, where at most `limit` are allowed in any minute? A time in the
-/// future counts as now: in doubt the fuse holds.
-bool fuse_allows(const TerminationFuse& fuse, std::uint32_t limit, Microseconds now);
-
-/// Notes that one is ended.
-void note_termination(TerminationFuse& fuse, Microseconds now);
-
-/// When a session was last ended for the sake of a request; all zero at first.
-struct RequestFuse {
-    std::int32_t pid; // of the request; 0 in an unused one
-    Timestamp wait_start;
-    Microseconds ended_at;
-};
-
-/// Was a session ended for this very request less than min_wait ago?
-bool request_fuse_holds(const RequestFuse& fuse, std::int32_t pid, Timestamp wait_start,
-                        Microseconds min_wait, Microseconds now);
 
 } // namespace lockguard::core

@@ -5,21 +5,44 @@
 namespace lockguard::core {
 namespace {
 
+using Round = WaitPolicy::Round;
+
 /// What the rounds remembered say about bursts.
 struct Experience {
-    std::uint32_t rounds;
+    std::uint32_t rounds;         // but for those of somebody else's kind
     std::uint32_t fitting;        // of these: a burst of max_burst would have sufficed
+    std::uint32_t ends;           // of transactions in those
+    Microseconds time;            // that all of the rounds took together
     Microseconds longest_fitting; // 0 where there is none
+    Microseconds oldest;          // that holders become, as far as most of the rounds tell
 };
+
+/// How old the oldest holder was when it ended, in most of the rounds: the lower median, so that of
+/// two rounds the one without a session that has lasted for minutes counts.
+Microseconds usual_oldest(const Round* rounds, std::uint32_t count) {
+    std::array<Microseconds, WaitPolicy::kRemembered> oldest{};
+    for (std::uint32_t i = 0; i < count; ++i)
+        oldest[i] = rounds[i].oldest;
+    std::sort(oldest.begin(), oldest.begin() + count);
+    return count == 0 ? 0 : oldest[(count - 1) / 2];
+}
 
 Experience recall(const WaitPolicy& policy) {
     Experience seen{};
-    seen.rounds = std::min(policy.rounds, WaitPolicy::kRemembered);
-    for (std::uint32_t i = 0; i < seen.rounds; ++i) {
-        if (policy.needed[i] > policy.limits.max_burst)
+    const std::uint32_t remembered = std::min(policy.rounds, WaitPolicy::kRemembered);
+    const Microseconds usual = usual_oldest(policy.seen.data(), remembered);
+    for (std::uint32_t i = 0; i < remembered; ++i) {
+        const Round& round = policy.seen[i];
+        if (round.oldest / kFarOlder > usual + kAgeSlack)
+            continue;
+        ++seen.rounds;
+        seen.time += round.took;
+        seen.oldest = std::max(seen.oldest, round.oldest);
+        if (round.took > policy.limits.max_burst)
             continue;
         ++seen.fitting;
-        seen.longest_fitting = std::max(seen.longest_fitting, policy.needed[i]);
+        seen.ends += round.ends;
+        seen.longest_fitting = std::max(seen.longest_fitting, round.took);
     }
     return seen;
 }
@@ -28,11 +51,9 @@ Microseconds since(Timestamp start, Timestamp now) {
     return now > start ? now - start : 0;
 }
 
-void remember_round(WaitPolicy& policy, Microseconds took) {
-    policy.needed[policy.rounds % WaitPolicy::kRemembered] = took;
-    policy.rounds_time += took;
+void remember(WaitPolicy& policy, const Round& round) {
+    policy.seen[policy.rounds % WaitPolicy::kRemembered] = round;
     ++policy.rounds;
-    policy.measuring = false;
 }
 
 /// Learns from the sleep on holders that has ended, if there was one.
@@ -46,58 +67,75 @@ void learn_from_sleep(WaitPolicy& policy, Timestamp now) {
         return;
     // A round that outlasts one sleep goes on in the next, until it is too long for any burst.
     const Microseconds took = since(policy.round_start, now);
-    if (holders_ended || took > policy.limits.max_burst)
-        remember_round(policy, took);
-}
-
-/// All holders are active, or at worst between two statements.
-bool is_busy(const Obstacles& obstacles) {
-    return obstacles.idle == 0 || obstacles.longest_idle <= kBetweenStatements;
-}
-
-/// The time until the holders end says what a burst needs only where a burst may be thought of:
-/// that an idle session stayed for an hour says nothing about the busy ones.
-bool is_telling(const WaitPolicy& policy, const Obstacles& obstacles) {
-    return is_busy(obstacles) && !obstacles.autovacuum &&
-           obstacles.oldest_age <= policy.limits.max_burst;
-}
-
-bool tried_enough(const WaitPolicy& policy) {
-    return policy.crowded_looks >= kQuickRounds ||
-           (policy.rounds >= kQuickRounds && policy.rounds_time >= kQuickTime) ||
-           (policy.rounds >= kSlowRounds && policy.rounds_time >= kSlowTime);
-}
-
-/// While idle sessions stand in the way no round can be measured, but each look still shows whether
-/// there would be a gap without them.
-void note_look(WaitPolicy& policy, const Obstacles& obstacles) {
-    if (is_busy(obstacles)) {
-        policy.paused_looks = obstacles.idle > 0 ? policy.paused_looks + 1 : 0;
+    const bool too_long = took > policy.limits.max_burst;
+    if (!holders_ended && !too_long)
         return;
+    policy.measuring = false;
+    // That a session stays idle for an hour says nothing about the others.
+    if (too_long && policy.old_holder)
+        return;
+    policy.round.took = took;
+    policy.round.oldest = std::max(policy.round.oldest, too_long ? took : 0);
+    remember(policy, policy.round);
+}
+
+/// While one session stays, what the others would need can't be measured; but where all of them are
+/// new since the look before, the others of that look have ended. How long one would wait for the
+/// last of many to end is, on average, how long ago the first of them began.
+void learn_from_look(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
+    const Microseconds elapsed = since(policy.sleep_start, now);
+    if (policy.vain_sleeps == 0 || obstacles.holders < 2 || obstacles.oldest_age < elapsed ||
+        obstacles.next_age >= elapsed)
+        return;
+    remember(
+        policy,
+        {.took = obstacles.next_age, .oldest = obstacles.next_age, .ends = obstacles.holders - 1});
+}
+
+void measure_from(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
+    // Of whom nothing is known, and who gives way to a patient waiter, tells nothing about bursts.
+    if (obstacles.autovacuum || obstacles.oldest_age == kUnknownTime) {
+        policy.measuring = false;
+    } else if (!policy.measuring) {
+        policy.measuring = true;
+        policy.round_start = now;
+        policy.old_holder = obstacles.oldest_age > policy.limits.max_burst;
+        policy.round = {.took = 0, .oldest = obstacles.oldest_age, .ends = 0};
     }
-    policy.paused_looks = 0;
-    policy.crowded_looks = obstacles.holders > obstacles.idle ? policy.crowded_looks + 1 : 0;
+}
+
+bool saw_enough(const Experience& seen, Microseconds max_burst) {
+    if (seen.rounds >= kManyRounds)
+        return true;
+    // One that lasted so long before it came to this lock may not be like the next.
+    if (seen.oldest > max_burst)
+        return false;
+    return seen.ends >= kManyEnds || (seen.rounds >= kFewRounds && seen.time >= kSlowTime);
+}
+
+bool is_like_those_seen(const Experience& seen, Microseconds age, Microseconds length) {
+    if (age == kUnknownTime)
+        return false;
+    const Microseconds usual = seen.rounds == 0 ? length : seen.oldest;
+    return age <= usual || (seen.rounds > 0 && age - usual <= std::max(usual / 4, kAgeSlack));
 }
 
 /// The length of the burst to be ordered, or 0 for none.
 Microseconds promising_burst(const WaitPolicy& policy, const Obstacles& obstacles, Timestamp now,
                              Microseconds time_left) {
-    if (!is_busy(obstacles) || obstacles.autovacuum)
-        return 0;
-    const Microseconds wanted = burst_length(policy);
-    const Microseconds length = std::min(wanted, time_left);
-    if (length <= 0 || obstacles.oldest_age > length || now < policy.rest_end)
+    if (obstacles.autovacuum)
         return 0;
     const Experience seen = recall(policy);
+    const Microseconds wanted = burst_length(policy);
+    const Microseconds length = std::min(wanted, time_left);
+    if (length <= 0 || now < policy.rest_end ||
+        !is_like_those_seen(seen, obstacles.oldest_age, length))
+        return 0;
     if (seen.fitting * 2 < seen.rounds || seen.longest_fitting > length)
         return 0;
     // With less time than this, one more round would leave too little for a burst.
     const bool last_chance = time_left <= wanted * 2;
-    if (!last_chance && !tried_enough(policy))
-        return 0;
-    if (obstacles.idle > 0 && policy.paused_looks <= kPausedLooks)
-        return 0;
-    return length;
+    return last_chance || saw_enough(seen, policy.limits.max_burst) ? length : 0;
 }
 
 Microseconds back_off_length(std::uint32_t back_offs) {
@@ -161,7 +199,7 @@ WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp no
         return {WaitStep::back_off, std::min(length, time_left)};
     }
     policy.back_offs = 0;
-    note_look(policy, obstacles);
+    learn_from_look(policy, obstacles, now);
 
     const Microseconds burst = promising_burst(policy, obstacles, now, time_left);
     if (burst > 0) {
@@ -170,15 +208,15 @@ WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp no
         return {WaitStep::queue, burst};
     }
 
-    if (!is_telling(policy, obstacles)) {
-        policy.measuring = false;
-    } else if (!policy.measuring) {
-        policy.measuring = true;
-        policy.round_start = now;
-    }
+    measure_from(policy, obstacles, now);
     policy.sleep_start = now;
     policy.sleep_bound = std::min(holder_wait_length(policy, obstacles), time_left);
     return {WaitStep::wait_for_holders, policy.sleep_bound};
+}
+
+void holder_ended(WaitPolicy& policy, Microseconds age) {
+    ++policy.round.ends;
+    policy.round.oldest = std::max(policy.round.oldest, age);
 }
 
 void burst_ended(WaitPolicy& policy, Timestamp now, Microseconds spent, bool got_locks) {

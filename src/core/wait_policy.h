@@ -6,16 +6,23 @@
 // burst, during which newcomers wait behind it, but only while the holders in its way promise to be
 // gone before the burst ends.
 //
-// How long a burst must be need not be guessed: the time from a failed attempt until the last of
-// the holders it saw is gone is exactly the time that a burst in place of that round would have
-// taken. So the last few rounds are remembered, and they answer both questions: how long, and
-// whether a burst within the limit promises anything at all.
+// What promises that is how the transactions before them ended. How long a burst must be need not
+// be guessed: the time from a failed attempt until the last of the holders it saw is gone is
+// exactly the time that a burst in place of that round would have taken. And how old holders are
+// when they end says which of the present ones are not like them: a session that sits idle in its
+// transaction becomes older than those that are seen to end, whatever it does. Whether a session is
+// idle at this instant says nothing: transactions that are short are short also while their client
+// thinks.
+//
+// So the last few rounds are remembered, and they answer three questions: how long a burst must be,
+// whether one within the limit promises anything at all, and with whom in the way it does not.
 //
 // The caller's loop:
 //
 //   try all locks conditionally, or, after `queue`, in their queues
 //   decide(policy, what is in the way, now)
-//   wait_for_holders, back_off: sleep, then try again
+//   wait_for_holders: sleep, holder_ended() for each that is seen to end, then try again
+//   back_off: sleep, then try again
 //   queue: burst_ended(policy, now, time spent in queues, got the locks?)
 #pragma once
 
@@ -41,12 +48,9 @@ struct WaitLimits {
 
 /// What an attempt that did not get its locks saw of those who hold them.
 struct Obstacles {
-    std::uint32_t holders; // sessions that hold a conflicting lock; 0 where none was found
-    std::uint32_t idle;    // of those: idle in transaction, prepared, or of unknown state
-    /// How long the longest idle of these has been so; kUnknownTime for a prepared transaction or
-    /// an unknown state. 0 where idle is 0.
-    Microseconds longest_idle;
-    Microseconds oldest_age; // of the holders' transactions; kUnknownTime where one is unknown
+    std::uint32_t holders;   // sessions that hold a conflicting lock; 0 where none was found
+    Microseconds oldest_age; // of their transactions; kUnknownTime where one is unknown or prepared
+    Microseconds next_age;   // of the second oldest; 0 where there is none
     bool autovacuum;         // one is an autovacuum worker that gives way to who waits long
 };
 
@@ -66,20 +70,21 @@ struct WaitDecision {
 /// The shortest burst, unless max_burst is shorter: known to work for transactions of 20 ms.
 inline constexpr Microseconds kShortestBurst = 25'000;
 
-/// No burst before so many rounds outside the queue that took so long together ...
-inline constexpr std::uint32_t kQuickRounds = 5;
-inline constexpr Microseconds kQuickTime = 50'000;
-/// ... or, where rounds are slow, before so many that took so long. What counts as well is
-/// kQuickRounds looks in a row at which others held locks besides sessions that are idle.
-inline constexpr std::uint32_t kSlowRounds = 2;
+/// No burst before so many transactions were seen to end in rounds outside the queue, ...
+inline constexpr std::uint32_t kManyEnds = 8;
+/// ... or, where they are few and slow, before so many rounds that took so long together, ...
+inline constexpr std::uint32_t kFewRounds = 2;
 inline constexpr Microseconds kSlowTime = 500'000;
+/// ... or before so many rounds, where there is hope of a gap, or where long transactions end.
+inline constexpr std::uint32_t kManyRounds = 5;
 
-/// A session that has been idle no longer than this may just be between two statements.
-inline constexpr Microseconds kBetweenStatements = 10'000;
-/// So many looks in a row that show sessions between two statements lead to no burst, in the hope
-/// of a moment when all are active. Where many clients run transactions of several statements that
-/// moment never comes, and the burst goes ahead.
-inline constexpr std::uint32_t kPausedLooks = 5;
+/// A round tells nothing of the others where somebody ended in it who was so many times as old as
+/// who was the oldest in most of them.
+inline constexpr int kFarOlder = 4;
+
+/// A holder is not older than those seen to end, if it is at most this much older: the machine is
+/// not always as quick as it was then. (At least; and a quarter.)
+inline constexpr Microseconds kAgeSlack = 5'000;
 
 /// After a burst that failed, or cost others time for nothing, the next one waits at least this
 /// many times as long as the last one took: queued at most a fifth of the time. The factor doubles
@@ -112,11 +117,15 @@ struct WaitPolicy {
     Microseconds longest_stay; // in queues at one time: nobody was kept waiting longer than this
     Microseconds total_stay;   // in queues
 
-    // The rounds seen: how long a burst in their place would have had to be.
+    /// A round: from an attempt that failed until those who held the lock were gone.
+    struct Round {
+        Microseconds took;   // a burst in its place would have had to be that long
+        Microseconds oldest; // how old a holder's transaction was at its end, at most
+        std::uint32_t ends;  // of transactions that were seen
+    };
     static constexpr std::uint32_t kRemembered = 8;
-    std::array<Microseconds, kRemembered> needed; // a ring
-    std::uint32_t rounds;                         // all that were measured
-    Microseconds rounds_time;                     // they took together
+    std::array<Round, kRemembered> seen; // a ring
+    std::uint32_t rounds;                // all that were seen
 
     // The sleep that decide() ordered last.
     Timestamp sleep_start;
@@ -125,12 +134,12 @@ struct WaitPolicy {
     std::uint32_t back_offs;   // in a row
     bool measuring;            // the sleep belongs to a round that is being measured ...
     Timestamp round_start;     // ... since
+    Round round;               // what is known of it so far; `took` is not
+    bool old_holder;           // there was one then whose age alone was beyond every burst
 
     // Bursts.
     Microseconds shortest_burst; // raised by failures
     Timestamp rest_end;          // no burst before
-    std::uint32_t paused_looks;  // in a row, with a session between two statements
-    std::uint32_t crowded_looks; // in a row, with others besides the idle sessions
     std::uint64_t random;        // state of a xorshift generator, never 0
 };
 
@@ -153,18 +162,26 @@ constexpr WaitPolicy start_wait(const WaitLimits& limits, std::uint64_t seed) {
 /// The next step after an attempt that failed.
 ///
 /// A burst is ordered only where all of these hold; else the waiter sleeps outside the queue:
-/// - holders were found, none of them idle (but see kPausedLooks) and none an autovacuum worker,
-///   which a burst shorter than deadlock_timeout does not move;
-/// - no holder's transaction is older than the burst will be long;
+/// - holders were found, and none is an autovacuum worker, which a burst shorter than
+///   deadlock_timeout does not move;
+/// - none of their transactions is older than those that were seen to end;
 /// - at least half of the rounds remembered would have ended within max_burst;
-/// - enough was tried (kQuickRounds), or the deadline leaves no time for more;
+/// - enough was seen (kManyEnds, kFewRounds, kManyRounds), or the deadline leaves no time for more;
 /// - the rest after the last burst is over.
 /// It is a quarter longer than the longest of the rounds remembered that fit into max_burst.
+///
+/// Of the rounds those are left out in which somebody ended who was far older than in most: they
+/// tell of him, not of those who are in the way now.
 ///
 /// \param obstacles  what the attempt, or a look right after it, saw
 /// \param now        of a clock that does not run back, in microseconds from any start; the same
 ///                   clock as the deadline's
 WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now);
+
+/// One of the holders that were to be waited for has ended: to be called before the next decide().
+///
+/// \param age  of its transaction then, or at most; kUnknownTime where it is unknown or prepared
+void holder_ended(WaitPolicy& policy, Microseconds age);
 
 /// To be called after each burst, successful or not.
 ///

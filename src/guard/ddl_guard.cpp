@@ -2,6 +2,7 @@
 
 #include "boundary/guarded_commands.h"
 #include "boundary/settings.h"
+#include "guard/lock_targets_create.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/low_priority_run.h"
 #include "guard/nesting.h"
@@ -36,8 +37,6 @@ char relkind_of(const RangeVar* name) {
 bool detaches_concurrently(const AlterTableStmt* statement) {
     for (int i = 0; i < list_length(statement->cmds); i++) {
         const auto* command = static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i));
-        if (command->subtype == AT_DetachPartitionFinalize)
-            return true;
         if (command->subtype == AT_DetachPartition &&
             reinterpret_cast<const PartitionCmd*>(command->def)->concurrent)
             return true;
@@ -45,10 +44,10 @@ bool detaches_concurrently(const AlterTableStmt* statement) {
     return false;
 }
 
-bool says_concurrently(const List* options) {
+bool says(const List* options, const char* name) {
     for (int i = 0; i < list_length(options); i++) {
         auto* option = static_cast<DefElem*>(list_nth(options, i));
-        if (strcmp(option->defname, "concurrently") == 0 && defGetBoolean(option))
+        if (strcmp(option->defname, name) == 0 && defGetBoolean(option))
             return true;
     }
     return false;
@@ -69,14 +68,20 @@ bool commits_on_its_way(const Node* statement) {
         const auto* reindex = reinterpret_cast<const ReindexStmt*>(statement);
         if (reindex->kind != REINDEX_OBJECT_INDEX && reindex->kind != REINDEX_OBJECT_TABLE)
             return true;
-        if (says_concurrently(reindex->params))
+        if (says(reindex->params, "concurrently"))
             return true;
         char kind = relkind_of(reindex->relation);
         return kind == RELKIND_PARTITIONED_TABLE || kind == RELKIND_PARTITIONED_INDEX;
     }
     case pg::compat::kClusterStatement: {
         const RangeVar* table = pg::compat::clustered_table(statement);
-        return table == nullptr || relkind_of(table) == RELKIND_PARTITIONED_TABLE;
+        if (table == nullptr || relkind_of(table) == RELKIND_PARTITIONED_TABLE)
+            return true;
+        // REPACK: with ANALYZE it commits before that; CONCURRENTLY it runs in no transaction
+        // block.
+        const List* options = pg::compat::repack_options(statement);
+        return says(options, "concurrently") || says(options, "analyze") ||
+               says(options, "analyse");
     }
     default:
         return false;
@@ -97,6 +102,13 @@ bool refuses_to_wait(const Node* statement) {
     }
 }
 
+/// Does it lock a relation that is not its own? A new table is nobody else's; and who waits for
+/// somebody who makes one of the same name keeps nobody waiting.
+bool concerns_others(const Node* statement) {
+    return !IsA(statement, CreateStmt) ||
+           pg::names_other_relations(reinterpret_cast<const CreateStmt*>(statement));
+}
+
 /// How a statement of a guarded kind is to be run.
 pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
     // A subcommand belongs to a statement that has been judged already. An extension's script is
@@ -105,7 +117,7 @@ pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
     if (pg::settings.mode() == pg::DdlMode::off || !pg::is_guarded_command(tag) ||
         call.context == PROCESS_UTILITY_SUBCOMMAND || creating_extension || IsInParallelMode() ||
         RecoveryInProgress() || commits_on_its_way(call.planned->utilityStmt) ||
-        refuses_to_wait(call.planned->utilityStmt))
+        refuses_to_wait(call.planned->utilityStmt) || !concerns_others(call.planned->utilityStmt))
         return pg::DdlMode::off;
     return pg::settings.mode();
 }
@@ -147,7 +159,10 @@ void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
     case T_AlterSeqStmt:
     case T_AlterTableMoveAllStmt:
     case T_AlterTableStmt:
+    case T_AlterPolicyStmt:
     case T_CommentStmt:
+    case T_CreatePolicyStmt:
+    case T_CreateStmt:
     case T_CreateTrigStmt:
     case T_DropStmt:
     case T_IndexStmt:

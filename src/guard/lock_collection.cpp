@@ -48,23 +48,13 @@ void note(Collection* found, const RelationFacts& facts) {
     found->has_others |= !facts.is_private || facts.may_have_foreign_key;
 }
 
-void append(Collection* found, LockTarget lock) {
-    if (found->count == found->room) {
-        found->room *= 2;
-        found->locks = static_cast<LockTarget*>(
-            repalloc(found->locks, sizeof(LockTarget) * static_cast<Size>(found->room)));
-    }
-    found->locks[found->count++] = lock;
-}
-
 /// Where the relation is in the list: in the first place of a mode that the new one covers, that is
 /// replaced, and others that it covers go. Returns whether the list has the new one, or one that
 /// covers it.
 bool merge(Collection* found, LockTarget added) {
-    int kept = 0;
+    std::size_t kept = 0;
     bool placed = false;
-    for (int i = 0; i < found->count; i++) {
-        LockTarget lock = found->locks[i];
+    for (LockTarget lock : found->locks) {
         if (lock.relation == added.relation && covers(added.mode, lock.mode)) {
             if (placed)
                 continue;
@@ -75,7 +65,7 @@ bool merge(Collection* found, LockTarget added) {
         }
         found->locks[kept++] = lock;
     }
-    found->count = kept;
+    found->locks.truncate(kept);
     return placed;
 }
 
@@ -84,9 +74,6 @@ bool merge(Collection* found, LockTarget added) {
 Collection start_collection() {
     Collection found = {};
     found.valid = true;
-    found.room = 4;
-    found.locks =
-        static_cast<LockTarget*>(palloc(sizeof(LockTarget) * static_cast<Size>(found.room)));
     return found;
 }
 
@@ -117,10 +104,10 @@ void add(Collection* found, Oid relation, LOCKMODE mode) {
     note(found, facts);
     if (facts.is_private)
         return;
-    bool is_there = std::any_of(found->locks, found->locks + found->count,
+    bool is_there = std::any_of(found->locks.begin(), found->locks.end(),
                                 [&](LockTarget lock) { return lock.relation == relation; });
     if (!is_there || !merge(found, {relation, mode}))
-        append(found, {relation, mode});
+        found->locks.add({relation, mode});
 }
 
 namespace {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "boundary/compat.h"
+#include "boundary/memory.h"
 #include "guard/lock_target.h"
 
 extern "C" {
@@ -13,16 +14,14 @@ namespace lockguard::pg {
 
 /// `valid` turns false for good once the statement can't succeed as it stands.
 struct Collection {
-    LockTarget* locks;
-    int count;
-    int room;
+    GrowingArray<LockTarget> locks;
     bool has_private; // a relation that only this transaction sees: not in the list
     bool has_new;     // ... because it was made here
     bool has_others;
     bool valid;
 };
 
-/// Starts a list. Allocated in the current memory context.
+/// Starts a list. It grows in the current memory context.
 Collection start_collection();
 
 /// What pg_class says of a relation.

@@ -1,5 +1,9 @@
 #include "guard/lock_target_facts.h"
 
+#include <algorithm>
+
+#include "boundary/memory.h"
+
 extern "C" {
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -9,6 +13,7 @@ extern "C" {
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
@@ -150,6 +155,57 @@ bool refers_to(Oid relation, Oid other) {
     return found;
 }
 
+namespace {
+
+/// A foreign key, as seen from one of its two tables.
+struct KeyEnd {
+    Oid constraint;
+    Oid parent;
+    Oid other_table;
+};
+
+/// The other tables of those keys whose parent is not one of them.
+List* other_tables(std::span<const KeyEnd> keys) {
+    List* tables = NIL;
+    for (const KeyEnd& key : keys) {
+        bool has_parent = std::ranges::any_of(
+            keys, [&key](const KeyEnd& other) { return other.constraint == key.parent; });
+        if (!has_parent)
+            tables = list_append_unique_oid(tables, key.other_table);
+    }
+    return tables;
+}
+
+List* other_tables_of(const Lookup& lookup, bool referenced) {
+    GrowingArray<KeyEnd> keys;
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_constraint>(lookup, &tuple)) {
+        if (row->contype == CONSTRAINT_FOREIGN)
+            keys.add({row->oid, row->conparentid, referenced ? row->confrelid : row->conrelid});
+    }
+    return other_tables(keys.span());
+}
+
+} // namespace
+
+List* referenced_by_keys_of(Oid relation) {
+    Lookup lookup = constraints_of(relation);
+    List* tables = other_tables_of(lookup, true);
+    end(lookup);
+    return tables;
+}
+
+List* referring_to(Oid relation) {
+    ScanKeyData key;
+    ScanKeyInit(&key, Anum_pg_constraint_confrelid, BTEqualStrategyNumber, F_OIDEQ,
+                ObjectIdGetDatum(relation));
+    Relation catalog = table_open(ConstraintRelationId, AccessShareLock);
+    Lookup lookup = {catalog, systable_beginscan(catalog, InvalidOid, false, nullptr, 1, &key)};
+    List* tables = other_tables_of(lookup, false);
+    end(lookup);
+    return tables;
+}
+
 List* relations_with_triggers_of(Oid constraint) {
     check_stack_depth();
     List* found = NIL;
@@ -190,6 +246,19 @@ bool has_row_trigger(Oid relation, const char* name, bool also_internal) {
     }
     end(lookup);
     return found;
+}
+
+Oid parent_of_pending_detach(Oid relation) {
+    Oid parent = InvalidOid;
+    HeapTuple tuple;
+    Lookup lookup =
+        begin(InheritsRelationId, InheritsRelidSeqnoIndexId, Anum_pg_inherits_inhrelid, relation);
+    while (const auto* row = next<FormData_pg_inherits>(lookup, &tuple)) {
+        if (row->inhdetachpending)
+            parent = row->inhparent;
+    }
+    end(lookup);
+    return parent;
 }
 
 Oid partitioned_parent(Oid relation) {

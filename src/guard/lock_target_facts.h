@@ -38,6 +38,14 @@ List* foreign_keys_of(Oid relation, AttrNumber column = InvalidAttrNumber);
 /// Does one of the relation's foreign keys refer to the other table?
 bool refers_to(Oid relation, Oid other);
 
+/// The tables that the relation's foreign keys refer to, without those that another of its keys
+/// stands for (one that refers to a partition). A list of OIDs.
+List* referenced_by_keys_of(Oid relation);
+
+/// The tables with a foreign key to the relation, likewise. Reads all of pg_constraint, as
+/// PostgreSQL does for that.
+List* referring_to(Oid relation);
+
 /// The relations that lose triggers with this constraint, as DROP has it: those that carry the
 /// triggers of a foreign key and of all that was derived from it for partitions. A list of OIDs,
 /// with repetitions.
@@ -50,5 +58,9 @@ bool has_row_trigger(Oid relation, const char* name, bool also_internal);
 
 /// The relation that this is a partition of; InvalidOid where there is none.
 Oid partitioned_parent(Oid relation);
+
+/// The relation that this is a partition of no more for new queries, as DETACH CONCURRENTLY has
+/// left it; InvalidOid where that is not so.
+Oid parent_of_pending_detach(Oid relation);
 
 } // namespace lockguard::pg

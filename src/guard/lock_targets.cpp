@@ -2,6 +2,7 @@
 
 #include "guard/lock_collection.h"
 #include "guard/lock_targets_alter.h"
+#include "guard/lock_targets_create.h"
 #include "guard/lock_targets_drop.h"
 
 extern "C" {
@@ -98,6 +99,16 @@ void collect(Collection* found, const CommentStmt* statement) {
     add_one(found, makeRangeVarFromNameList(names), Right::own, 0, ShareUpdateExclusiveLock, false);
 }
 
+void add_for_policy(Collection* found, const RangeVar* name) {
+    auto [table, kind] = look_up(found, name, Right::own);
+    if (!OidIsValid(table))
+        return;
+    if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+        found->valid = false;
+    else
+        add(found, table, AccessExclusiveLock);
+}
+
 void collect_from(Collection* found, const Node* statement) {
     switch (nodeTag(statement)) {
     case T_AlterTableStmt:
@@ -127,6 +138,15 @@ void collect_from(Collection* found, const Node* statement) {
         add_one(found, index->relation, Right::own, 0, ShareLock, index->relation->inh);
         break;
     }
+    case T_CreateStmt:
+        collect(found, reinterpret_cast<const CreateStmt*>(statement));
+        break;
+    case T_CreatePolicyStmt:
+        add_for_policy(found, reinterpret_cast<const CreatePolicyStmt*>(statement)->table);
+        break;
+    case T_AlterPolicyStmt:
+        add_for_policy(found, reinterpret_cast<const AlterPolicyStmt*>(statement)->table);
+        break;
     case T_CreateTrigStmt: {
         const auto* trigger = reinterpret_cast<const CreateTrigStmt*>(statement);
         add_one(found, trigger->relation, Right::privilege, ACL_TRIGGER, ShareRowExclusiveLock,
@@ -163,9 +183,10 @@ void collect_from(Collection* found, const Node* statement) {
 LockTargets find_lock_targets(const Node* statement) {
     Collection found = start_collection();
     collect_from(&found, statement);
-    std::size_t count = found.valid ? static_cast<std::size_t>(found.count) : 0;
+    if (!found.valid)
+        found.locks.truncate(0);
     bool only_private = found.valid && found.has_private && !found.has_others;
-    return {{found.locks, count}, only_private, only_private && !found.has_new};
+    return {found.locks.span(), only_private, only_private && !found.has_new};
 }
 
 } // namespace lockguard::pg

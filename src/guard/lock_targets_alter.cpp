@@ -5,6 +5,7 @@
 #include "guard/lock_targets_alter.h"
 
 #include "guard/lock_target_facts.h"
+#include "guard/lock_targets_reference.h"
 
 extern "C" {
 #include "catalog/dependency.h"
@@ -94,35 +95,14 @@ void add_children(Collection* found, const Altered& table, bool (*goes_on)(Oid, 
 
 // ---- Foreign keys
 
-/// May the user have a foreign key refer to that table?
-bool may_refer_to(Oid table, const List* columns) {
-    if (is_allowed(table, Right::privilege, ACL_REFERENCES))
-        return true;
-    Oid user = GetUserId();
-    if (columns == NIL) // the primary key's
-        return pg_attribute_aclcheck_all(table, user, ACL_REFERENCES, ACLMASK_ANY) == ACLCHECK_OK;
-    for (int i = 0; i < list_length(columns); i++) {
-        ColumnFacts column = facts_of_column(table, strVal(list_nth(columns, i)));
-        if (!column.exists ||
-            pg_attribute_aclcheck(table, column.number, user, ACL_REFERENCES) != ACLCHECK_OK)
-            return false;
-    }
-    return true;
-}
-
 void add_referenced_table(Collection* found, const Altered& table, const Constraint* key) {
-    Oid referenced = RangeVarGetRelid(key->pktable, NoLock, true);
-    char kind = OidIsValid(referenced) ? get_rel_relkind(referenced) : '\0';
-    if ((kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE) ||
-        !may_refer_to(referenced, key->pk_attrs)) {
-        found->has_others = true;
+    Subject referenced = look_up_referenced(found, key);
+    if (!OidIsValid(referenced.relation))
         return;
-    }
-    add(found, referenced, ShareRowExclusiveLock);
+    add(found, referenced.relation, ShareRowExclusiveLock);
     if (is_partitioned(table))
-        add_children(found, table, lacks_key_to, &referenced);
-    if (kind == RELKIND_PARTITIONED_TABLE)
-        add_levels(found, referenced, ShareRowExclusiveLock, always, nullptr);
+        add_children(found, table, lacks_key_to, &referenced.relation);
+    add_partitions_of_referenced(found, referenced);
 }
 
 // ---- Columns
@@ -290,6 +270,16 @@ void add_for_detach(Collection* found, const Altered& table, const RangeVar* nam
     add_descendants(found, partition, AccessExclusiveLock);
 }
 
+void add_for_finalized_detach(Collection* found, const Altered& table, const RangeVar* name) {
+    Oid partition = RangeVarGetRelid(name, NoLock, true);
+    if (!OidIsValid(partition) || parent_of_pending_detach(partition) != table.relation) {
+        found->valid = false;
+        return;
+    }
+    add(found, partition, AccessExclusiveLock);
+    add_descendants(found, partition, AccessExclusiveLock);
+}
+
 void add_for_parent(Collection* found, const RangeVar* name) {
     Oid parent = look_up(found, name, Right::own).relation;
     if (OidIsValid(parent))
@@ -359,6 +349,10 @@ void add_for_form(Collection* found, const Altered& table, const AlterTableCmd* 
     case AT_DetachPartition:
         add_for_detach(found, table, reinterpret_cast<const PartitionCmd*>(command->def)->name);
         break;
+    case AT_DetachPartitionFinalize:
+        add_for_finalized_detach(found, table,
+                                 reinterpret_cast<const PartitionCmd*>(command->def)->name);
+        break;
     case AT_AddInherit:
         add_for_parent(found, reinterpret_cast<const RangeVar*>(command->def));
         break;
@@ -394,7 +388,9 @@ void collect(Collection* found, const RenameStmt* statement) {
     auto [relation, kind] = look_up(found, statement->relation, Right::own);
     if (!OidIsValid(relation))
         return;
-    if (!is_of_type(kind, statement->renameType, Kinds::renamable)) {
+    if (!is_of_type(kind, statement->renameType, Kinds::renamable) ||
+        (statement->renameType == OBJECT_POLICY && kind != RELKIND_RELATION &&
+         kind != RELKIND_PARTITIONED_TABLE)) {
         found->valid = false;
         return;
     }

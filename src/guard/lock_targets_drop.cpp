@@ -1,11 +1,14 @@
 #include "guard/lock_targets_drop.h"
 
+#include "boundary/memory.h"
 #include "guard/lock_target_facts.h"
+#include "guard/lock_targets_dependents.h"
 
 extern "C" {
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "commands/policy.h"
 #include "commands/trigger.h"
 #include "nodes/makefuncs.h"
 #include "rewrite/rewriteSupport.h"
@@ -25,17 +28,17 @@ void add_tables_of_keys(Collection* found, Oid table) {
 
 void add_dropped_table(Collection* found, Oid table, char kind) {
     // Partitions go with their parent; children of other kinds stop the statement or need CASCADE.
-    int first = found->count;
+    std::size_t first = found->locks.size();
     if (kind == RELKIND_PARTITIONED_TABLE)
         add_descendants(found, table, AccessExclusiveLock);
-    int end = found->count;
+    std::size_t end = found->locks.size();
     // What the parent's default partition may hold is another matter without this one.
     Oid parent = partitioned_parent(table);
     Oid default_partition = OidIsValid(parent) ? get_default_partition_oid(parent) : InvalidOid;
     if (OidIsValid(default_partition))
         add(found, default_partition, AccessExclusiveLock);
     add_tables_of_keys(found, table);
-    for (int i = first; i < end; i++)
+    for (std::size_t i = first; i < end; i++)
         add_tables_of_keys(found, found->locks[i].relation);
 }
 
@@ -71,8 +74,19 @@ void add_dropped_relation(Collection* found, const RangeVar* name, const DropStm
         add_dropped_table(found, relation, kind);
 }
 
+Oid oid_of_part(Oid table, const char* part, ObjectType type) {
+    switch (type) {
+    case OBJECT_TRIGGER:
+        return get_trigger_oid(table, part, true);
+    case OBJECT_RULE:
+        return get_rewrite_oid(table, part, true);
+    default:
+        return get_relation_policy_oid(table, part, true);
+    }
+}
+
 void add_for_part(Collection* found, List* names, ObjectType type) {
-    // The last name is the trigger's or the rule's own.
+    // The last name is the trigger's, the rule's or the policy's own.
     int qualified = list_length(names) - 1;
     if (qualified < 1)
         return;
@@ -82,15 +96,34 @@ void add_for_part(Collection* found, List* names, ObjectType type) {
     if (!OidIsValid(table))
         return;
     // Where there is none, the lock on the table is given back.
-    Oid object = type == OBJECT_TRIGGER ? get_trigger_oid(table, part, true)
-                                        : get_rewrite_oid(table, part, true);
-    if (OidIsValid(object))
+    if (OidIsValid(oid_of_part(table, part, type)))
         add(found, table, AccessExclusiveLock);
+}
+
+void add_schemas(Collection* found, const DropStmt* statement) {
+    int count = 0;
+    auto* schemas =
+        new_array<ObjectAddress>(static_cast<std::size_t>(list_length(statement->objects)));
+    for (int i = 0; i < list_length(statement->objects); i++) {
+        Oid schema = get_namespace_oid(strVal(list_nth(statement->objects, i)), true);
+        if (!OidIsValid(schema) && statement->missing_ok)
+            continue;
+        if (!OidIsValid(schema) || !compat::owns_schema(schema, GetUserId())) {
+            found->valid = false;
+            return;
+        }
+        schemas[count++] = {NamespaceRelationId, schema, 0};
+    }
+    add_deleted(found, schemas, count, statement->behavior == DROP_CASCADE);
 }
 
 } // namespace
 
 void collect(Collection* found, const DropStmt* statement) {
+    if (statement->removeType == OBJECT_SCHEMA) {
+        add_schemas(found, statement);
+        return;
+    }
     for (int i = 0; i < list_length(statement->objects) && found->valid; i++) {
         auto* names = static_cast<List*>(list_nth(statement->objects, i));
         switch (statement->removeType) {
@@ -104,6 +137,7 @@ void collect(Collection* found, const DropStmt* statement) {
             break;
         case OBJECT_TRIGGER:
         case OBJECT_RULE:
+        case OBJECT_POLICY:
             add_for_part(found, names, statement->removeType);
             break;
         default:

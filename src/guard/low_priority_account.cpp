@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "boundary/clock.h"
 #include "locks/lock_culprits.h"
 #include "sessions/object_names.h"
 #include "shmem/counters.h"
@@ -14,7 +15,6 @@ extern "C" {
 
 namespace lockguard::pg {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;

@@ -3,10 +3,12 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/lock_timeout_scope.h"
 #include "guard/nesting.h"
+#include "guard/older_snapshots.h"
 #include "locks/wait_sampler.h"
 #include "shmem/counters.h"
 
@@ -19,7 +21,6 @@ extern "C" {
 
 namespace lockguard::pg {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
@@ -99,7 +100,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         result.end = AttemptEnd::look_again;
         return result;
     }
-    if (find_obstacle(plan, &result))
+    if (find_obstacle(plan, &result) || find_snapshot_in_the_way(plan, &result))
         return result;
     snapshot_.restore();
 
@@ -152,6 +153,20 @@ bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) con
         return true;
     }
     return false;
+}
+
+/// For a statement that waits for older snapshots: inside it, others wait for what it has locked
+/// meanwhile.
+bool Attempts::find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const {
+    VirtualTransactionId transaction;
+    if (!waits_for_older_snapshots(call_.planned->utilityStmt) ||
+        !find_older_snapshot(plan.patience, &transaction))
+        return false;
+    result->end = AttemptEnd::blocked;
+    result->lock_known = true;
+    SET_LOCKTAG_VIRTUALTRANSACTION(result->lock.tag, transaction);
+    result->lock.mode = ShareLock;
+    return true;
 }
 
 /// The inside of the subtransaction.

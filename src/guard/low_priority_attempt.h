@@ -76,6 +76,7 @@ class Attempts {
     void run_for_good(int lock_timeout, bool queues);
     void queue_for_targets();
     bool find_obstacle(const AttemptPlan& plan, AttemptResult* result) const;
+    bool find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const;
     bool lock_and_run(const AttemptPlan& plan, uint64 messages, const LockTargets& targets,
                       Progress* progress);
     void run_statement(core::Microseconds patience) const;

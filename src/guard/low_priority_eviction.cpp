@@ -3,9 +3,10 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
-#include "locks/termination.h"
+#include "boundary/memory.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
+#include "sessions/signals.h"
 #include "shmem/counters.h"
 
 extern "C" {
@@ -15,24 +16,6 @@ extern "C" {
 namespace lockguard::pg {
 
 namespace {
-
-/// Who is to be ended, each once.
-struct Victims {
-    AwaitedHolder* found;
-    std::size_t count;
-    std::size_t room;
-};
-
-void add(Victims* victims, const AwaitedHolder& holder) {
-    if (is_among({victims->found, victims->count}, holder.vxid))
-        return;
-    if (victims->count == victims->room) {
-        victims->room *= 2;
-        victims->found = static_cast<AwaitedHolder*>(
-            repalloc(victims->found, sizeof(AwaitedHolder) * victims->room));
-    }
-    victims->found[victims->count++] = holder;
-}
 
 /// Why nobody could end it, whatever his rights.
 const char* why_impossible(const AwaitedHolder& holder) {
@@ -69,10 +52,8 @@ const char* why_not(std::span<const AwaitedHolder> holders, Oid role, bool* lack
                    (reason = why_not_permitted(holder, role)) != nullptr) {
             *lacked = true;
         } else if (reason == nullptr) {
-            reason = readable
-                         ? why_exempt({holder.procno, holder.pid, holder.vxid.localTransactionId},
-                                      lists, lookup)
-                         : "whether it is exempt can't be looked up now";
+            reason = readable ? why_exempt(session_of(holder), lists, lookup)
+                              : "whether it is exempt can't be looked up now";
         }
         if (reason != nullptr) {
             reason =
@@ -100,10 +81,10 @@ const char* detail_for_victims(const WaitAccount& account) {
 
 void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& account) {
     if (victim.type == B_AUTOVAC_WORKER) {
-        cancel_transaction(victim.vxid);
+        cancel_transaction(session_of(victim));
         return;
     }
-    if (!terminate_transaction(victim.vxid, detail))
+    if (!terminate_transaction(session_of(victim), detail))
         return; // its transaction has ended by itself
     count(Counter::ddl_terminations);
     account.record_termination(victim.pid, detail);
@@ -116,13 +97,14 @@ void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& acc
 
 const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account, Oid role,
                         bool* lacked) {
-    Victims victims = {nullptr, 0, 16};
-    victims.found = static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * victims.room));
+    GrowingArray<AwaitedHolder> victims; // each once
     for (const NeededLock& lock : locks) {
-        for (const AwaitedHolder& holder : look_at_holders(lock.tag, lock.mode).holders)
-            add(&victims, holder);
+        for (const AwaitedHolder& holder : look_at_holders(lock.tag, lock.mode).holders) {
+            if (!is_among(victims.span(), holder.vxid))
+                victims.add(holder);
+        }
     }
-    const std::span<const AwaitedHolder> all = {victims.found, victims.count};
+    const std::span<const AwaitedHolder> all = victims.span();
     bool right_is_lacking = false;
     const char* reason = why_not(all, role, lacked != nullptr ? lacked : &right_is_lacking);
     if (reason != nullptr)

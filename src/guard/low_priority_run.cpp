@@ -8,10 +8,12 @@
 #include "guard/low_priority_run.h"
 
 #include "core/wait_policy.h"
+#include "core/wait_rhythm.h"
 
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "guard/low_priority_account.h"
 #include "guard/low_priority_attempt.h"
@@ -20,8 +22,8 @@
 #include "guard/repack_ring.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
-#include "locks/termination.h"
 #include "locks/waiters_behind.h"
+#include "sessions/signals.h"
 #include "shmem/counters.h"
 #include "shmem/wait_board.h"
 
@@ -36,18 +38,9 @@ namespace lockguard::pg {
 
 namespace {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 using core::Timestamp;
-
-/// After a run in vain the next one, where it may end likewise, waits so many times as long as that
-/// one took: others wait for a tenth of the time at most.
-constexpr int kRestAfterVainRun = 9;
-
-/// A client that has gone is noticed within that time, and a transaction of the statement's own
-/// does not last longer while it waits.
-constexpr Microseconds kLongestSleep = 1'000'000;
 
 /// Whole milliseconds, at least 1, as a timer wants them.
 int milliseconds(Microseconds duration) {
@@ -71,8 +64,7 @@ class LowPriorityRun {
                           IsSubTransaction() || compat::is_pipelining() ||
                           TransactionIdIsValid(GetTopTransactionIdIfAny())),
           needed_(CurrentMemoryContext),
-          attempts_(call, needed_, account_, snapshot_, !in_transaction_),
-          transaction_began_(account_.started()) {
+          attempts_(call, needed_, account_, snapshot_, !in_transaction_) {
         core::WaitLimits limits = {};
         limits.max_burst = max_kept_waiting_;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -86,6 +78,7 @@ class LowPriorityRun {
         }
         if (patience > 0)
             limits.deadline = account_.started() + patience * kMillisecond;
+        rhythm_ = core::start_rhythm(limits, in_transaction_, account_.started());
         policy_ = core::start_wait(limits, static_cast<std::uint64_t>(MyProcPid) ^
                                                static_cast<std::uint64_t>(account_.started_at()));
     }
@@ -176,8 +169,8 @@ class LowPriorityRun {
     void rest() {
         if (account_.is_lock_known() && is_learnable(account_.lock()))
             return;
-        Timestamp end = std::min(rest_end_, policy_.limits.deadline);
-        for (Microseconds left; (left = end - steady_now()) > 0 && !is_decided();) {
+        for (Microseconds left;
+             (left = core::rest_left(rhythm_, steady_now())) > 0 && !is_decided();) {
             account_.publish(WaitPhase::backing_off, left);
             back_off(left);
             attend({});
@@ -193,11 +186,13 @@ class LowPriorityRun {
                 Microseconds left = end - steady_now();
                 if (left <= 0)
                     return;
-                bool ended = sleep_until_end(holder.vxid, std::min(left, longest_sleep()),
-                                             check_for_deadlock());
+                left = std::min(left, longest_sleep());
+                bool ended = sleep_until_end(holder.vxid, left, check_for_deadlock());
                 check_client();
-                if (ended)
+                if (ended) {
+                    core::holder_ended(policy_, age(holder));
                     break;
+                }
                 attend(holders);
                 if (is_decided())
                     return;
@@ -207,28 +202,17 @@ class LowPriorityRun {
 
     /// Rings of waits at low priority are seen by what their members show (locks/waiters_behind).
     /// Where the library is not preloaded they show nothing, and the server's own check must find
-    /// them: after deadlock_timeout, as in any wait, and then again, since others may be awake just
-    /// then.
+    /// them.
     DeadlockCheck check_for_deadlock() {
-        const Microseconds timeout = policy_.limits.deadlock_timeout;
-        const Timestamp now = steady_now();
-        if (shared_state_available() || account_.waited() < timeout || now < next_deadlock_check_ ||
-            !anybody_waits_for_us(Behind::anybody))
-            return DeadlockCheck::no;
-        next_deadlock_check_ = now + std::max(timeout, 100 * kMillisecond);
-        return DeadlockCheck::at_once;
+        bool due = !shared_state_available() && core::is_long_wait(rhythm_, account_.waited()) &&
+                   anybody_waits_for_us(Behind::anybody) &&
+                   core::is_time_for_deadlock_check(rhythm_, steady_now(), account_.waited());
+        return due ? DeadlockCheck::at_once : DeadlockCheck::no;
     }
 
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
-        Microseconds longest = kLongestSleep;
-        if (in_transaction_ || kept_waiting_ > 0)
-            longest = std::min(longest, std::max(max_kept_waiting_ / 2, 10 * kMillisecond));
-        // Something happens at deadlock_timeout: autovacuum is cancelled, and a line is logged.
-        Microseconds until_then = policy_.limits.deadlock_timeout - account_.waited();
-        if (until_then > 0)
-            longest = std::min(longest, until_then);
-        return std::clamp(notices_.until_due(account_), kMillisecond, longest);
+        return core::longest_sleep(rhythm_, account_.waited(), notices_.until_due(account_));
     }
 
     /// Looks after all else while the statement waits for these holders; last of all, whether
@@ -241,20 +225,17 @@ class LowPriorityRun {
     }
 
     void look_after(const AwaitedHolders& holders) {
-        if (account_.waited() >= policy_.limits.deadlock_timeout) {
+        if (core::is_long_wait(rhythm_, account_.waited())) {
             for (const AwaitedHolder& holder : holders.holders) {
                 // As the deadlock detector does for those that stand in the queue.
                 if (holder.type == B_AUTOVAC_WORKER && !holder.against_wraparound)
-                    cancel_transaction(holder.vxid);
+                    cancel_transaction(session_of(holder));
             }
             leave_ring_with_repack(holders);
         }
         account_.note_waiting(holders);
-        Timestamp now = steady_now();
-        if (now < next_look_behind_)
-            return;
-        next_look_behind_ = now + std::max(max_kept_waiting_ / 4, 10 * kMillisecond);
-        mind_those_behind(holders);
+        if (core::is_time_to_look_behind(rhythm_, steady_now()))
+            mind_those_behind(holders);
     }
 
     /// In a transaction that holds locks, politeness has an end.
@@ -267,13 +248,14 @@ class LowPriorityRun {
         WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions;
         kept_waiting_for_ = behind.longest;
+        core::looked_behind(rhythm_, kept_waiting_ > 0);
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
             sleep_for_deadlock_check(holders, behind);
             return;
         }
-        if (behind.longest > max_kept_waiting_)
+        if (core::has_kept_waiting_too_long(rhythm_, behind.longest))
             fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
     }
 
@@ -283,29 +265,18 @@ class LowPriorityRun {
         for (const AwaitedHolder& holder : holders.holders) {
             if (holder.procno != behind.ring_holder.procno || holder.pid != behind.ring_holder.pid)
                 continue;
-            Microseconds patience = policy_.limits.deadlock_timeout * 11 / 10 + 10 * kMillisecond -
-                                    (GetCurrentTimestamp() - behind.ring_closed);
-            DeadlockCheck check = patience > 0 ? DeadlockCheck::no : DeadlockCheck::at_once;
-            if (patience <= 0)
-                patience = kLongestSleep;
-            if (policy_.limits.deadline != core::kUnknownTime)
-                patience = std::min(patience, policy_.limits.deadline - steady_now());
-            sleep_until_end(holder.vxid, std::clamp(patience, kMillisecond, kLongestSleep), check);
+            core::RingSleep sleep = core::sleep_in_ring(rhythm_, steady_now(),
+                                                        GetCurrentTimestamp() - behind.ring_closed);
+            sleep_until_end(holder.vxid, sleep.duration,
+                            sleep.check_at_once ? DeadlockCheck::at_once : DeadlockCheck::no);
             check_client();
             return;
         }
     }
 
-    /// Is the transaction one that can't be renewed? Also where that has been due for long and
-    /// could not be done: a cursor WITH HOLD is in the way.
-    bool outlives_rounds() const {
-        return in_transaction_ || steady_now() - transaction_began_ > 3 * kLongestSleep;
-    }
-
     void leave_ring_with_repack(const AwaitedHolders& holders) {
-        if (!outlives_rounds() || !account_.is_lock_known() || steady_now() < next_look_for_repack_)
+        if (!account_.is_lock_known() || !core::is_time_to_look_for_repack(rhythm_, steady_now()))
             return;
-        next_look_for_repack_ = steady_now() + 250 * kMillisecond;
         int pid = repack_that_waits_for_us(account_.lock(), holders);
         if (pid == 0)
             return;
@@ -318,7 +289,7 @@ class LowPriorityRun {
     /// this statement waits for. To all who look at it, it is the same statement since the same
     /// time.
     void renew_transaction() {
-        if (in_transaction_ || steady_now() - transaction_began_ < kLongestSleep)
+        if (!core::is_time_to_renew(rhythm_, steady_now()))
             return;
         // Somebody else's that would not outlive the transaction.
         if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
@@ -330,7 +301,7 @@ class LowPriorityRun {
         StartTransactionCommand();
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
-        transaction_began_ = steady_now();
+        core::renewed(rhythm_, steady_now());
     }
 
     /// An attempt that was rolled back may have left the transaction with an id. There is nothing
@@ -370,7 +341,7 @@ class LowPriorityRun {
         if (other_lock) {
             // Whoever looks for rings must see it, and it may have closed one.
             account_.publish(WaitPhase::trying, -1);
-            next_look_behind_ = 0;
+            core::waits_for_another_lock(rhythm_, steady_now());
         }
         return result.end;
     }
@@ -393,7 +364,7 @@ class LowPriorityRun {
         core::kept_waiting(policy_, result.ended, stay);
         WaitAccount::note_stall(stay);
         // The next attempt might end in the same way.
-        rest_end_ = result.ended + kRestAfterVainRun * stay;
+        core::ran_in_vain(rhythm_, result.ended, stay);
     }
 
     // ---- What somebody else decides
@@ -548,12 +519,13 @@ class LowPriorityRun {
         std::span<const NeededLock> known = needed_.all();
         if (needed_.contains(account_.lock()))
             return known;
-        auto* locks = static_cast<NeededLock*>(palloc(sizeof(NeededLock) * (known.size() + 1)));
+        auto* locks = new_array<NeededLock>(known.size() + 1);
         *std::copy(known.begin(), known.end(), locks) = account_.lock();
         return {locks, known.size() + 1};
     }
 
     core::WaitPolicy policy_ = {};
+    core::WaitRhythm rhythm_ = {};
     WaitAccount account_;
     MemoryContext caller_context_;
     MemoryContext round_context_ = nullptr; // of one attempt and the wait after it
@@ -568,15 +540,10 @@ class LowPriorityRun {
     PortalSnapshot snapshot_;
     NeededLocks needed_;
     Attempts attempts_;
-    Timestamp transaction_began_;
     BehindRecord* behind_ = nullptr;    // made by the first look: most statements never wait
     bool has_queued_ = false;           // the latest attempt did
     std::uint32_t kept_waiting_ = 0;    // sessions that wait behind us, by the latest look ...
     Microseconds kept_waiting_for_ = 0; // ... the longest of them for so long
-    Timestamp next_look_behind_ = 0;
-    Timestamp next_look_for_repack_ = 0;
-    Timestamp next_deadlock_check_ = 0;
-    Timestamp rest_end_ = 0;
 };
 
 } // namespace

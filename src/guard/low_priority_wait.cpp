@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "locks/lock_holders.h"
 #include "locks/wait_sampler.h"
 #include "sessions/backend_status.h"
@@ -19,15 +20,17 @@ namespace lockguard::pg {
 
 namespace {
 
-core::Microseconds age(TimestampTz since, TimestampTz now) {
-    return std::max<TimestampTz>(now - since, 0);
+/// Of its transaction; kUnknownTime where that is unknown.
+core::Microseconds age_of(const AwaitedHolder& holder, TimestampTz now) {
+    if (holder.xact_start == 0)
+        return core::kUnknownTime;
+    return std::max<core::Microseconds>(core::age(holder.xact_start, now), 0);
 }
 
 /// What is known of one holder. Returns false where its transaction has ended.
 bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
               core::Obstacles* obstacles) {
-    *holder = {vxid, -1, 0, B_INVALID, true, false, 0};
-    core::Microseconds idle_for = core::kUnknownTime;
+    *holder = {vxid, -1, 0, B_INVALID, false, 0};
     core::Microseconds xact_age = core::kUnknownTime;
 
     const PGPROC* proc =
@@ -40,16 +43,13 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
         if (read_backend_state({holder->procno, holder->pid}, &status)) {
             holder->type = status.type;
             holder->xact_start = status.xact_start;
-            if (status.xact_start != 0)
-                xact_age = age(status.xact_start, now);
-            // A session that is "idle" and still holds a lock has just ended its transaction.
-            if (is_idle_in_transaction(status.state) || status.state == STATE_IDLE)
-                idle_for = age(status.state_start, now);
-            else
-                holder->idle = status.state == STATE_DISABLED || status.state == STATE_UNDEFINED;
+            // A session that is in none, as it says, and still holds a lock has just ended it.
+            if (status.xact_start == 0 && status.state != STATE_DISABLED &&
+                status.state != STATE_UNDEFINED)
+                holder->xact_start = now;
+            xact_age = age_of(*holder, now);
         }
         if (holder->type == B_AUTOVAC_WORKER) {
-            holder->idle = false;
             holder->against_wraparound = is_wraparound_vacuum({holder->procno, holder->pid});
             obstacles->autovacuum |= !holder->against_wraparound;
         }
@@ -58,12 +58,14 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
     }
 
     obstacles->holders++;
+    obstacles->next_age = std::max(obstacles->next_age, std::min(obstacles->oldest_age, xact_age));
     obstacles->oldest_age = std::max(obstacles->oldest_age, xact_age);
-    if (holder->idle) {
-        obstacles->idle++;
-        obstacles->longest_idle = std::max(obstacles->longest_idle, idle_for);
-    }
     return true;
+}
+
+/// The transaction that has its own virtual transaction id locked.
+VirtualTransactionId transaction_of(const LOCKTAG& tag) {
+    return compat::make_vxid(static_cast<int>(tag.locktag_field1), tag.locktag_field2);
 }
 
 /// Who answers for a process that holds a lock: the leader, for a parallel query's worker, where it
@@ -79,10 +81,8 @@ VirtualTransactionId leading_transaction(VirtualTransactionId vxid) {
     return VirtualTransactionIdIsValid(leading) ? leading : vxid;
 }
 
-/// Idle ones first, prepared ones before all; then by age.
-bool lasts_longer(const AwaitedHolder& left, const AwaitedHolder& right) {
-    if (left.idle != right.idle)
-        return left.idle;
+/// Those of whom nothing is known, prepared ones among them, before all.
+bool is_older(const AwaitedHolder& left, const AwaitedHolder& right) {
     return left.xact_start < right.xact_start;
 }
 
@@ -119,7 +119,13 @@ void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(co
         });
 }
 
+core::Microseconds age(const AwaitedHolder& holder) {
+    return age_of(holder, GetCurrentTimestamp());
+}
+
 bool has_holders(const LOCKTAG& tag, LOCKMODE mode) {
+    if (tag.locktag_type == LOCKTAG_VIRTUALTRANSACTION)
+        return !VirtualXactLock(transaction_of(tag), false);
     if (seems_free(tag, mode))
         return false;
     int count;
@@ -145,10 +151,14 @@ bool has_no_holders_besides(const LOCKTAG& tag, LOCKMODE mode, const LOCKTAG& ot
 }
 
 AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
-    int count;
-    const VirtualTransactionId* vxids = GetLockConflicts(&tag, mode, &count);
-    auto* holders =
-        static_cast<AwaitedHolder*>(palloc(sizeof(AwaitedHolder) * static_cast<Size>(count)));
+    VirtualTransactionId own_lock;
+    int count = 1;
+    const VirtualTransactionId* vxids = &own_lock;
+    if (tag.locktag_type == LOCKTAG_VIRTUALTRANSACTION)
+        own_lock = transaction_of(tag); // which the lock manager knows once somebody has waited
+    else
+        vxids = GetLockConflicts(&tag, mode, &count);
+    auto* holders = new_array<AwaitedHolder>(static_cast<std::size_t>(count));
     AwaitedHolders result = {};
     TimestampTz now = GetCurrentTimestamp();
     std::size_t found = 0;
@@ -161,7 +171,7 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
         result.against_wraparound |= holders[found].against_wraparound;
         found++;
     }
-    std::sort(holders, holders + found, lasts_longer);
+    std::sort(holders, holders + found, is_older);
     result.holders = {holders, found};
     return result;
 }

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "boundary/compat.h"
+#include "sessions/session_id.h"
 
 namespace lockguard::pg {
 
@@ -20,12 +21,17 @@ struct AwaitedHolder {
     int procno; // -1 for a prepared transaction
     int pid;    // 0 for a prepared transaction
     BackendType type;
-    bool idle;               // in transaction, prepared, or of unknown state
     bool against_wraparound; // an autovacuum worker that does not give way
     TimestampTz xact_start;  // 0 where unknown
 };
 
-/// All of them, the one that is likely to last longest first.
+/// Its session; for a prepared transaction that of nobody.
+inline SessionId session_of(const AwaitedHolder& holder) {
+    return {holder.procno, holder.pid, holder.vxid.localTransactionId};
+}
+
+/// All of them, the oldest first: of those who are like the others it ends next, and who is not is
+/// likely to last longest.
 struct AwaitedHolders {
     std::span<const AwaitedHolder> holders;
     core::Obstacles obstacles; // the same, as the policy wants it
@@ -44,6 +50,9 @@ enum class DeadlockCheck { no, yes, at_once };
 /// true.
 void run_own_wait(core::Microseconds limit, DeadlockCheck check, void (*wait)(const void*),
                   const void* argument);
+
+/// Of its transaction, now; kUnknownTime where that is unknown.
+core::Microseconds age(const AwaitedHolder& holder);
 
 /// Is one of them in that transaction?
 bool is_among(std::span<const AwaitedHolder> holders, VirtualTransactionId vxid);

@@ -32,26 +32,25 @@ bool is_covered(std::span<const NeededLock> locks, const NeededLock& lock) {
     });
 }
 
-/// Adds a lock to an array that has room for it. In the place of the first mode of that lock that
-/// it covers, if there is one; others that it covers go.
-void merge(NeededLock* locks, std::size_t* count, const NeededLock& lock) {
-    if (is_covered({locks, *count}, lock))
+/// Adds a lock. In the place of the first mode of that lock that it covers, if there is one; others
+/// that it covers go.
+void merge(GrowingArray<NeededLock>* locks, const NeededLock& lock) {
+    if (is_covered(locks->span(), lock))
         return;
     std::size_t kept = 0;
     bool placed = false;
-    for (std::size_t i = 0; i < *count; i++) {
-        NeededLock other = locks[i];
+    for (NeededLock other : *locks) {
         if (is_same_lock(other, lock) && covers(lock.mode, other.mode)) {
             if (placed)
                 continue;
             other = lock;
             placed = true;
         }
-        locks[kept++] = other;
+        (*locks)[kept++] = other;
     }
+    locks->truncate(kept);
     if (!placed)
-        locks[kept++] = lock;
-    *count = kept;
+        locks->add(lock);
 }
 
 } // namespace
@@ -82,16 +81,14 @@ bool is_learnable(const NeededLock& lock) {
 }
 
 void NeededLocks::collect(const LockTargets& targets) {
-    Size size = (targets.locks.size() + learned_count_) * sizeof(NeededLock);
-    auto* needed = static_cast<NeededLock*>(palloc(size));
-    std::size_t count = 0;
+    GrowingArray<NeededLock> needed;
     for (const LockTarget& target : targets.locks)
-        needed[count++] = relation_lock(target);
-    for (std::size_t i = 0; i < learned_count_; i++)
-        merge(needed, &count, learned_[i]);
-    needed_ = {needed, count};
+        needed.add(relation_lock(target));
+    for (const NeededLock& lock : learned_)
+        merge(&needed, lock);
+    needed_ = needed.span();
 
-    auto* sorted = static_cast<NeededLock*>(palloc(size));
+    auto* sorted = new_array<NeededLock>(needed_.size());
     std::size_t sorted_count = 0;
     // The numbers of the modes: a mode that covers another has the higher one.
     for (LOCKMODE mode = AccessShareLock; mode <= AccessExclusiveLock; mode++) {
@@ -100,21 +97,16 @@ void NeededLocks::collect(const LockTargets& targets) {
                 sorted[sorted_count++] = lock;
         }
     }
-    Assert(sorted_count == count);
+    Assert(sorted_count == needed_.size());
     taking_order_ = {sorted, sorted_count};
 }
 
 void NeededLocks::learn(const NeededLock& lock) {
     if (!is_learnable(lock))
         return;
-    if (learned_count_ == learned_room_) {
-        std::size_t room = std::max<std::size_t>(2 * learned_room_, 8);
-        Size size = sizeof(NeededLock) * room;
-        learned_ = static_cast<NeededLock*>(learned_ == nullptr ? MemoryContextAlloc(context_, size)
-                                                                : repalloc(learned_, size));
-        learned_room_ = room;
-    }
-    merge(learned_, &learned_count_, lock);
+    MemoryContext caller = MemoryContextSwitchTo(context_);
+    merge(&learned_, lock);
+    MemoryContextSwitchTo(caller);
 }
 
 bool NeededLocks::contains(const NeededLock& lock) const {

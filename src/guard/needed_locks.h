@@ -5,6 +5,7 @@
 #include <span>
 
 #include "boundary/compat.h"
+#include "boundary/memory.h"
 #include "guard/lock_targets.h"
 
 namespace lockguard::pg {
@@ -59,9 +60,7 @@ class NeededLocks {
     MemoryContext context_;
     std::span<NeededLock> needed_;
     std::span<NeededLock> taking_order_;
-    NeededLock* learned_ = nullptr;
-    std::size_t learned_count_ = 0;
-    std::size_t learned_room_ = 0;
+    GrowingArray<NeededLock> learned_;
 };
 
 } // namespace lockguard::pg

@@ -4,6 +4,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/client_notice.h"
+#include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "locks/lock_culprits.h"
 #include "sessions/object_names.h"
@@ -14,7 +15,6 @@ extern "C" {
 
 namespace lockguard::pg {
 
-using compat::steady_now;
 using core::kMillisecond;
 using core::Microseconds;
 

@@ -12,6 +12,7 @@ void prefetch(const void* from, Size size) {
 
 /// Copies one lock with its queue. The caller holds its partition lock.
 void copy_lock(LOCK* lock, LockCopy* copy) {
+    Assert(LWLockHeldByMe(LockHashPartitionLock(LockTagHashCode(&lock->tag))));
     int first_holder = copy->holders.count;
     for (PROCLOCK* proclock = compat::first_proclock(lock); proclock != nullptr;
          proclock = compat::next_proclock(lock, proclock)) {

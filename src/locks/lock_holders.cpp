@@ -72,6 +72,7 @@ void add_from_slots(FoundHolders* holders, const LOCKTAG& tag, LOCKMASK conflict
 ///
 /// \param steps  how many entries of those lists it may look at; negative when it gave up
 LOCK* find_lock(const LOCKTAG& tag, int partition, int* steps) {
+    Assert(LWLockHeldByMe(LockHashPartitionLockByIndex(partition)));
     int process_count = compat::count_of_procs();
     for (int i = 0; i < process_count; i++) {
         PGPROC* proc = GetPGProcByNumber(i);

@@ -199,4 +199,9 @@ const char* backend_type_name(BackendType type, int pid) {
     return name == nullptr ? nullptr : valid_copy(name);
 }
 
+bool reads_from_client(int procno) {
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    return *const_cast<volatile const uint32*>(&proc->wait_event_info) == WAIT_EVENT_CLIENT_READ;
+}
+
 } // namespace lockguard::pg

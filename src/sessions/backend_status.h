@@ -80,4 +80,8 @@ bool is_active(BackendState state);
 /// ended). A background worker's is in the current memory context.
 const char* backend_type_name(BackendType type, int pid);
 
+/// Does a session read from its client? Where it is active, it is in the midst of a statement (COPY
+/// FROM STDIN) or between the messages of one. Looks without a lock.
+bool reads_from_client(int procno);
+
 } // namespace lockguard::pg

@@ -82,7 +82,7 @@ void find_exemptions(const SessionId& session, Oid role, const BackendStatus& st
     facts->exempt_role = is_member_of_any(role, lists.roles);
     facts->exempt_database = is_named(database_name(status.database, lookup), lists.databases);
     facts->exempt_application =
-        core::matches_application(settings.exempt_applications, status.application_name);
+        core::matches_any(settings.exempt_application_patterns, status.application_name);
     facts->shares_snapshot = shares_snapshot(session);
 }
 

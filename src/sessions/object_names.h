@@ -50,8 +50,4 @@ struct PreparedTransaction {
 };
 bool find_prepared_transaction(TransactionId xid, NameLookup lookup, PreparedTransaction* found);
 
-/// Command tag that a query text begins with, such as "ALTER TABLE", after any BEGIN and SET; null
-/// where it does not begin with one. Gives away nothing else of the text.
-const char* leading_command(const char* query);
-
 } // namespace lockguard::pg

@@ -1,8 +1,7 @@
 #include "sessions/statement_cancel.h"
 
-#include <csignal>
-
 #include "sessions/backend_status.h"
+#include "sessions/signals.h"
 #include "shmem/cancel_notice.h"
 
 extern "C" {
@@ -13,29 +12,16 @@ namespace lockguard::pg {
 
 namespace {
 
-/// Sends SIGINT as pg_cancel_backend() does: to the session's process group, where it has one, so
-/// that a program that it reads from ends as well.
-bool send_sigint(int pid) {
-#ifdef HAVE_SETSID
-    return kill(-pid, SIGINT) == 0;
-#else
-    return kill(pid, SIGINT) == 0;
-#endif
-}
-
 /// Does it wait until synchronous standbys have its commit?
 bool waits_for_standbys(const PGPROC* proc) {
     return *const_cast<const volatile decltype(proc->syncRepState)*>(&proc->syncRepState) !=
            SYNC_REP_NOT_WAITING;
 }
 
-/// All but the statement. The caller holds the process's fpInfoLock: to end its transaction it
-/// needs that exclusive, and until then its pid is in nobody else's hands.
-CancelResult check_transaction(const PGPROC* proc, const StatementIdentity& statement,
-                               CancelCondition condition, const void* argument) {
-    // kill(0) would reach the whole server.
-    if (statement.session.pid <= 0 || statement.session.lxid == InvalidLocalTransactionId ||
-        proc->pid != statement.session.pid || proc->fpLocalTransactionId != statement.session.lxid)
+/// All but the statement. The caller holds the process's fpInfoLock.
+CancelResult check_transaction(const StatementIdentity& statement, CancelCondition condition,
+                               const void* argument) {
+    if (!is_in_transaction(statement.session))
         return CancelResult::other_transaction;
     if (condition != nullptr && !condition(argument))
         return CancelResult::not_wanted;
@@ -66,7 +52,7 @@ CancelResult cancel_statement(const StatementIdentity& statement, const char* de
 
     PGPROC* proc = GetPGProcByNumber(statement.session.procno);
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
-    CancelResult result = check_transaction(proc, statement, condition, argument);
+    CancelResult result = check_transaction(statement, condition, argument);
     if (result == CancelResult::signaled) {
         // First the notice: the statement may be over before kill() returns. And nothing comes
         // between the last look and the signal.
@@ -86,7 +72,7 @@ CancelResult rehearse_cancel(const StatementIdentity& statement, CancelCondition
                              const void* argument) {
     PGPROC* proc = GetPGProcByNumber(statement.session.procno);
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
-    CancelResult result = check_transaction(proc, statement, condition, argument);
+    CancelResult result = check_transaction(statement, condition, argument);
     if (result == CancelResult::signaled)
         result = check_statement(proc, statement);
     LWLockRelease(&proc->fpInfoLock);

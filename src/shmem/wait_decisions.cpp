@@ -1,5 +1,7 @@
 #include "shmem/wait_decisions.h"
 
+#include "boundary/clock.h"
+
 extern "C" {
 #include "storage/latch.h"
 #include "storage/spin.h"
@@ -101,7 +103,7 @@ bool take_decision(DecisionRequest* request) {
     if (!is_decision_posted())
         return false;
     DecisionSlot* slot = slots.own();
-    int64 now = compat::steady_now();
+    int64 now = steady_now();
     SpinLockAcquire(&slot->lock);
     bool taken = slot->pid == MyProcPid && slot->state == State::posted && now < slot->until;
     if (taken) {
@@ -147,7 +149,7 @@ Posting post_decision(const DecidableWait& wait, const DecisionRequest& request,
                       uint64* posting) {
     DecisionSlot* slot = slots.of(wait.procno);
     Assert(slot != nullptr && request.decision != Decision::none);
-    int64 now = compat::steady_now();
+    int64 now = steady_now();
     Posting result = Posting::nobody;
     SpinLockAcquire(&slot->lock);
     if (is_wait(*slot, wait))

@@ -71,7 +71,7 @@ enum class Posting : uint8 {
     busy,   // with somebody else's
     nobody, // it is over
 };
-/// Posts it, until then by compat::steady_now(): later it is not taken any more. Wakes the
+/// Posts it, until then by steady_now(): later it is not taken any more. Wakes the
 /// statement.
 ///
 /// \param posting  where it is posted: to ask for its answer by

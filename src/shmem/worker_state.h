@@ -1,7 +1,7 @@
 // What there is of the worker in shared memory: which process it is, and its fuses.
 #pragma once
 
-#include "core/blocker_policy.h"
+#include "core/fuses.h"
 #include "shmem/segment.h"
 
 namespace lockguard::pg {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "shmem/segment.h"
 #include "shmem/wait_decisions.h"
 
@@ -107,7 +108,7 @@ void await_answer(const OpenPosting& open, int64 until, Answer* answer) {
             answer->heard = taken;
             return;
         }
-        int64 now = pg::compat::steady_now();
+        int64 now = pg::steady_now();
         if (!taken && now >= until && pg::withdraw_decision(open.procno, open.number))
             return;
         if (now >= until + kAnsweringTime) {
@@ -121,7 +122,7 @@ void await_answer(const OpenPosting& open, int64 until, Answer* answer) {
 /// Posts the decision when the slot is free, and waits for what comes of it. Where this is
 /// cancelled, it is taken back, if it has not been taken yet.
 void decide(const pg::DecidableWait& wait, const pg::DecisionRequest& request, Answer* answer) {
-    const int64 until = pg::compat::steady_now() + kHearingTime;
+    const int64 until = pg::steady_now() + kHearingTime;
     OpenPosting open = {wait.procno, 0};
     pg::run_guarded(
         [&] {
@@ -135,7 +136,7 @@ void decide(const pg::DecidableWait& wait, const pg::DecisionRequest& request, A
                 case pg::Posting::nobody:
                     return;
                 }
-                if (pg::compat::steady_now() >= until)
+                if (pg::steady_now() >= until)
                     return;
                 pause();
             }

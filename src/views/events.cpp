@@ -10,6 +10,7 @@
 #include "shmem/event_ring.h"
 
 #include "boundary/bridge.h"
+#include "boundary/memory.h"
 #include "boundary/result_rows.h"
 #include "sessions/backend_status.h"
 #include "sessions/object_names.h"
@@ -125,7 +126,7 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
 void put_rows(ReturnSetInfo* result) {
     MemoryContext row_context =
         AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard event", ALLOCSET_DEFAULT_SIZES);
-    auto* event = static_cast<pg::Event*>(palloc(sizeof(pg::Event)));
+    auto* event = pg::new_object<pg::Event>();
     pg::NameLookup lookup = pg::open_name_lookup();
     MemoryContext caller = MemoryContextSwitchTo(row_context);
     pg::EventRange range = pg::recorded_events();

@@ -466,7 +466,7 @@ void lock_tree(FunctionCallInfo fcinfo) {
     elog(DEBUG2, "pg_lockguard: copied %d waits, partition locks held for %u ns",
          picture.snapshot.wait_count,
          static_cast<unsigned>(picture.snapshot.locks_held_ns)); // read by test/bench
-    pg::compat::open_result_store(fcinfo, room_for(picture, rows));
+    pg::open_result_store(fcinfo, room_for(picture, rows));
     put_rows(picture, rows, reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo));
     pg::close_name_lookup(picture.names);
 }

@@ -5,6 +5,7 @@
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "boundary/settings.h"
+#include "sessions/command_text.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
 
@@ -146,7 +147,7 @@ void judge(BlockerLook* look) {
 
 /// Completes the facts about those whom the first judgement names. All of it is asked after the
 /// session's state was read, and its state is compared once more before it is signaled
-/// (locks/termination): so it has not exported a snapshot, or been protected, in between.
+/// (worker/last_check): so it has not exported a snapshot, or been protected, in between.
 void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
     ExemptionLists lists = read_exemption_lists(!earlier->roles_reported);
     earlier->roles_reported |= lists.role_missing;

@@ -11,9 +11,9 @@
 #include "core/text.h"
 
 #include "locks/lock_snapshot.h"
-#include "locks/termination.h"
 #include "sessions/backend_status.h"
 #include "sessions/event_record.h"
+#include "worker/last_check.h"
 
 namespace lockguard::pg {
 

@@ -9,7 +9,7 @@
 //   3. Who holds what they wait for, and is idle in transaction? The status of those sessions.
 //   4. Whom would the policy end (core/blocker_policy)?
 //   5. Only then, in a short transaction: are they superusers or exempt, and what are the names?
-//   6. End them, each by its full identity (locks/termination), as far as the fuses allow it, or
+//   6. End them, each by its full identity (worker/last_check), as far as the fuses allow it, or
 //   write
 //      the log line. Those that the policy spares are named with the reason.
 // 2 to 5 are worker/blocker_look; what comes of 6 is an event in the record (shmem/event_ring).
@@ -29,6 +29,8 @@
 #include <algorithm>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
+#include "boundary/memory.h"
 #include "boundary/settings.h"
 #include "shmem/counters.h"
 #include "shmem/protections.h"
@@ -105,11 +107,11 @@ void forget_all(History* history, pg::BlockerAction action) {
 void begin_history(History* history) {
     memset(static_cast<void*>(history), 0, sizeof(*history));
     history->proc_count = pg::compat::count_of_procs();
-    auto count = static_cast<Size>(history->proc_count);
+    auto count = static_cast<std::size_t>(history->proc_count);
     MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-    history->dealt = static_cast<Dealt*>(palloc0(sizeof(Dealt) * count));
-    history->looks.stalls = static_cast<pg::Stall*>(palloc0(sizeof(pg::Stall) * count));
-    history->held_for = static_cast<TimestampTz*>(palloc0(sizeof(TimestampTz) * count));
+    history->dealt = pg::new_zeroed_array<Dealt>(count);
+    history->looks.stalls = pg::new_zeroed_array<pg::Stall>(count);
+    history->held_for = pg::new_zeroed_array<TimestampTz>(count);
     MemoryContextSwitchTo(caller);
     forget_all(history, pg::settings.action());
 }
@@ -189,7 +191,7 @@ bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* histor
     const pg::SnapshotWait& wait = *look->request_waits[c.decision.request];
     const pg::WorkerFuses* fuses = pg::worker_fuses(history->rehearses());
     const auto limit = static_cast<uint32>(pg::settings.max_terminations_per_minute);
-    const core::Microseconds now = pg::compat::steady_now();
+    const core::Microseconds now = pg::steady_now();
     char reason[128];
     if (!core::fuse_allows(fuses->terminations, limit, now)) {
         if (history->fuse_reported)
@@ -223,7 +225,7 @@ bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* histor
 void note_fuses(const pg::BlockerLook& look, const pg::BlockerCase& c, const History& history) {
     const pg::RequestIdentity request = pg::request_identity(look, c.decision);
     pg::WorkerFuses* fuses = pg::worker_fuses(history.rehearses());
-    core::Microseconds now = pg::compat::steady_now();
+    core::Microseconds now = pg::steady_now();
     core::note_termination(fuses->terminations, now);
     fuses->requests[request.procno] = {request.pid,
                                        look.request_waits[c.decision.request]->wait_start, now};

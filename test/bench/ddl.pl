@@ -1,12 +1,13 @@
 # Low-priority DDL beside what people do instead: what the other sessions suffer, and how long it
 # takes. LOCKGUARD_QUICK=1 repeats less and waits shorter. LOCKGUARD_CHART names a folder for the
-# timelines that ddl_chart.gnuplot draws.
+# timelines that ddl_chart.gnuplot draws. LOCKGUARD_SITUATIONS names some of the situations, as at the
+# end of this file, to measure no others.
 use strict;
 use warnings;
 
 use DdlBench;
 use LockguardBench;
-use List::Util qw(max);
+use List::Util qw(max sum);
 use Time::HiRes qw(clock_gettime sleep time CLOCK_MONOTONIC);
 
 my $quick = $ENV{LOCKGUARD_QUICK};
@@ -138,7 +139,7 @@ sub transactions_of_20_ms
 	report(
 		$situation,
 		\@summaries,
-		[ 'time / that of plain, medians', milliseconds($ours->{done}) / $plain_done, '', '<= 10' ],
+		[ 'time / that of plain, medians', milliseconds($ours->{done}) / $plain_done, '', '<= 5' ],
 		[ 'done, longest', milliseconds($ours->{slowest}), 'ms', '<= 500' ],
 		[ 'worst extra latency', $ours->{worst}, 'ms', '<= 60', '%.1f' ]);
 	return;
@@ -162,8 +163,169 @@ sub transactions_to_200_ms
 	report(
 		$situation,
 		\@summaries,
-		[ 'done, longest', milliseconds($ours->{slowest}), 'ms', '<= 3000' ],
+		[ 'done, longest', milliseconds($ours->{slowest}), 'ms', '<= 1000' ],
 		[ 'worst extra latency', $ours->{worst}, 'ms', '<= 250', '%.1f' ]);
+	return;
+}
+
+# A transaction in which the client thinks after each SELECT, so many milliseconds each time.
+sub thoughtful
+{
+	my @milliseconds = @_;
+	return {
+		milliseconds => sum(@milliseconds),
+		text => "\\set id random(1, 1000)\nBEGIN;\n"
+		  . join('', map { "SELECT value FROM item WHERE id = :id;\n\\sleep $_ ms\n" } @milliseconds)
+		  . "COMMIT;\n" };
+}
+
+sub thoughtful_writer
+{
+	my ($milliseconds) = @_;
+	return {
+		milliseconds => $milliseconds,
+		text => "\\set id :client_id + 1\nBEGIN;\n"
+		  . "UPDATE item SET value = value + 1 WHERE id = :id;\n\\sleep $milliseconds ms\nCOMMIT;\n" };
+}
+
+# pgbench prepares a statement when it first comes to it, and stands still until that is done: all of
+# its clients, those that hold what the DDL waits for as well.
+my $protocol = 'extended';
+
+# 32 clients that leave no gap while they think. The targets: of the time in terms of plain's, of the
+# longest time in ms, and of the worst extra latency in ms; undef for none.
+sub think_time
+{
+	for my $case (
+		[ '5 ms of thought', [ thoughtful(5) ], 5, undef, 60 ],
+		[ '20 ms of thought', [ thoughtful(20) ], 5, undef, 60 ],
+		[ '3 x 12 ms of thought', [ thoughtful(12, 12, 12) ], 5, undef, 100 ],
+		[ 'writers, 20 ms of thought', [ thoughtful_writer(20) ], 5, undef, 60 ],
+		[ '20 to 200 ms of thought', [ map { thoughtful(20 * $_) } 1 .. 10 ], undef, 1000, 250 ])
+	{
+		my ($name, $scripts, $times_plain, $longest, $worst) = @$case;
+		my $situation = {
+			key => $name,
+			title => "32 clients, $name, without a gap"
+			  . ' (latencies: beyond what the transaction is meant to take)',
+			setup => \@item,
+			tables => ['item'],
+			clients => 32,
+			protocol => $protocol,
+			scripts => $scripts,
+			ddl => [$add_column],
+			window => choose(3, 1.5),
+			limit => $limit };
+		my ($by_name, @summaries) = measure($situation, choose(10, 3), choose(3, 1), @few_strategies);
+		my $ours = $by_name->{ $low_priority->{name} };
+		my $plain_done = milliseconds($by_name->{ $plain->{name} }{done});
+		report(
+			$situation,
+			\@summaries,
+			[
+				'time / that of plain, medians', milliseconds($ours->{done}) / $plain_done,
+				'', $times_plain && "<= $times_plain" ],
+			[ 'done, longest', milliseconds($ours->{slowest}), 'ms', $longest && "<= $longest" ],
+			[ 'worst extra latency', $ours->{worst}, 'ms', "<= $worst", '%.1f' ]);
+	}
+	return;
+}
+
+# The same, and one session among them that has forgotten its transaction. Once it has gone the
+# statement is soon done; what it did to the others before is told at that moment.
+sub think_time_and_idle
+{
+	for my $case ([ '20 ms of thought', [ thoughtful(20) ], 60 ],
+		[ '20 to 200 ms of thought', [ map { thoughtful(20 * $_) } 1 .. 10 ], 250 ])
+	{
+		my ($name, $scripts, $worst) = @$case;
+		my @stalls;
+		my $hold = choose(5, 2);
+		my $situation = {
+			key => "$name and an idle session",
+			title => "32 clients, $name, and one session idle in transaction for $hold s among them",
+			setup => \@item,
+			tables => ['item'],
+			clients => 32,
+			protocol => $protocol,
+			scripts => $scripts,
+			ddl => [$add_column],
+			window => $hold + 1,
+			limit => $limit,
+			before_commit => sub { push @stalls, longest_stalls($_[0]) },
+			blockers => [ { begin => ["SELECT count(*) FROM item"], end => $hold } ] };
+		my ($by_name, @summaries) = measure($situation, choose(5, 2), 1, @few_strategies);
+		my $ours = $by_name->{ $low_priority->{name} };
+		report(
+			$situation,
+			\@summaries,
+			[ 'longest burst while the session idles', max(@stalls), 'ms', '<= 0' ],
+			[ 'done after the COMMIT, longest', milliseconds($ours->{slowest}), 'ms', '<= 1000' ],
+			[ 'worst extra latency', $ours->{worst}, 'ms', "<= $worst", '%.1f' ]);
+	}
+	return;
+}
+
+# How long the waiting statements have kept others waiting so far, at most, in ms.
+sub longest_stalls
+{
+	my ($dbh) = @_;
+	return @{
+		$dbh->selectcol_arrayref(
+			"SELECT 1000 * extract(epoch FROM longest_stall) FROM pg_lockguard_progress") };
+}
+
+# pgbench's own transaction, on the table that each of them updates in one of ten rows, and on the
+# largest one.
+sub tpc_b
+{
+	$control->do($_) for (
+		"CREATE TABLE pgbench_branches (bid int PRIMARY KEY, bbalance int, filler char(88)) WITH (fillfactor = 100)",
+		"CREATE TABLE pgbench_tellers (tid int PRIMARY KEY, bid int, tbalance int, filler char(84))",
+		"CREATE TABLE pgbench_accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84))",
+		"CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))",
+		"INSERT INTO pgbench_branches SELECT g, 0 FROM generate_series(1, 10) g",
+		"INSERT INTO pgbench_tellers SELECT g, (g - 1) / 10 + 1, 0 FROM generate_series(1, 100) g",
+		"INSERT INTO pgbench_accounts SELECT g, (g - 1) / 100000 + 1, 0, '' FROM generate_series(1, 1000000) g");
+	my $script = <<~'SCRIPT';
+		\set aid random(1, 1000000)
+		\set bid random(1, 10)
+		\set tid random(1, 100)
+		\set delta random(-5000, 5000)
+		BEGIN;
+		UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+		SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+		UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+		UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+		INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+		END;
+		SCRIPT
+	for my $table (qw(pgbench_accounts pgbench_branches))
+	{
+		my $situation = {
+			key => "TPC-B, $table",
+			title => "16 clients of pgbench, scale 10, and ALTER TABLE $table (latencies: whole)",
+			# The tables stay.
+			setup => [ map { "VACUUM $_" } qw(pgbench_branches pgbench_tellers) ],
+			tables => [],
+			clients => 16,
+			scripts => [ { milliseconds => 0, text => $script } ],
+			ddl => ["ALTER TABLE $table ALTER filler SET DEFAULT ''"],
+			window => 1,
+			limit => $limit };
+		my ($by_name, @summaries) =
+		  measure($situation, choose(15, 5), choose(15, 5), $no_ddl, $plain, $loop_100, $low_priority);
+		my ($ours, $theirs) = map { $by_name->{ $_->{name} } } $low_priority, $plain;
+		report(
+			$situation,
+			\@summaries,
+			[ 'done, median', milliseconds($ours->{done}), 'ms', '<= 15' ],
+			[
+				'worst transaction / that of plain, medians',
+				$ours->{median_worst} / $theirs->{median_worst},
+				'', '<= 1.5', '%.2f' ]);
+	}
+	$control->do("DROP TABLE $_") for map { "pgbench_$_" } qw(branches tellers accounts history);
 	return;
 }
 
@@ -580,13 +742,23 @@ Strategies: "loop": lock_timeout and the rest after each failure; 500 ms: the re
   tries          median number of attempts
 
 TEXT
-idle_reader();
-transactions_of_20_ms();
-transactions_to_200_ms();
-writers_and_idle();
-busy_partition();
-nothing_in_the_way();
-long_wait();
-many_waiting();
-many_statements();
-fifty_tables();
+my @situations = (
+	idle_reader => \&idle_reader,
+	transactions_of_20_ms => \&transactions_of_20_ms,
+	transactions_to_200_ms => \&transactions_to_200_ms,
+	think_time => \&think_time,
+	think_time_and_idle => \&think_time_and_idle,
+	tpc_b => \&tpc_b,
+	writers_and_idle => \&writers_and_idle,
+	busy_partition => \&busy_partition,
+	nothing_in_the_way => \&nothing_in_the_way,
+	long_wait => \&long_wait,
+	many_waiting => \&many_waiting,
+	many_statements => \&many_statements,
+	fifty_tables => \&fifty_tables,
+);
+my %chosen = map { $_ => 1 } split ' ', $ENV{LOCKGUARD_SITUATIONS} // '';
+while (my ($name, $measure) = splice(@situations, 0, 2))
+{
+	$measure->() if !%chosen || $chosen{$name};
+}

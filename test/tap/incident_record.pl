@@ -91,6 +91,7 @@ subtest 'a reader, ALTER TABLE and readers; released' => sub {
 		},
 		'all that is known of it');
 	my ($r, $a, $w) = map { $_->pid } $reader, $alter, $web;
+	utf8::encode($open->{lock_tree}) if utf8::is_utf8($open->{lock_tree});
 	like($open->{lock_tree}, qr/^$r "sidekiq"\n└─ $a "migrate" wants AccessExclusiveLock on public\.users for [\d.]+ m?s\n   └─ $w "web" wants AccessShareLock on public\.users for [\d.]+ m?s$/,
 		'the tree');
 	like($observer->value(q{SELECT lock_graph('mermaid', ?)}, $open->{id}),

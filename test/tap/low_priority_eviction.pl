@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -14,16 +15,21 @@ use Test::More;
 my $node = start_node('eviction', "shared_preload_libraries = 'pg_lockguard'", "deadlock_timeout = '200ms'");
 $node->safe_psql(
 	'postgres', q{
+	CREATE ROLE owner LOGIN;
 	CREATE ROLE other LOGIN;
 	CREATE TABLE big AS SELECT i AS id FROM generate_series(1, 20000) i;
 	ANALYZE big;
 	GRANT SELECT ON big TO other;
+	CREATE TABLE owned (id int);
+	ALTER TABLE owned OWNER TO owner;
+	GRANT SELECT ON owned TO PUBLIC;
 });
 
 my $ddl = session($node, 'ddl');
 my $witness = session($node, 'witness');
 $ddl->do("SET pg_lockguard.ddl_max_wait = '100ms'; SET pg_lockguard.ddl_on_timeout = terminate");
 
+# Whom the statements of $ddl have ended.
 sub ended_by_ddl
 {
 	return map { $_->{blocker_pid} }
@@ -84,8 +90,56 @@ subtest 'all, or nobody' => sub {
 	forget_sessions($mortal, $prepared);
 };
 
-forget_sessions();
-$node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
+subtest 'the session in the way is ended, and told why' => sub {
+	my $victim = session($node, 'victim', user => 'other');
+	read_and_idle($victim, 'owned');
+	my $log = -s $node->logfile;
+	$ddl->send(add_column('owned'));
+	is($ddl->error, undef, 'ddl_on_timeout = terminate: it gets its lock');
+	my $pid = $ddl->pid;
+	$victim->send('SELECT 1');
+	like(
+		$victim->error,
+		qr/DETAIL:  pg_lockguard: ended by PID $pid, whose ALTER TABLE waited \d+ ms for AccessExclusiveLock on relation \d+ \(pg_lockguard\.ddl_on_timeout = terminate\)/,
+		'the victim is told why');
+	my $victim_pid = $victim->pid;
+	like(slurp_file($node->logfile, $log),
+		qr/LOG:  pg_lockguard: terminated PID $victim_pid, which held a lock for which PID $pid \(ALTER TABLE\) waited/,
+		'and so is the log');
+	is_clean($ddl, 'after ddl_on_timeout = terminate');
+	forget_sessions($victim);
+};
 
+# Settings are the superuser's, the right is checked all the same.
+subtest 'not by a role that may not end the session' => sub {
+	$node->safe_psql('postgres',
+		"ALTER ROLE owner SET pg_lockguard.ddl_max_wait = '100ms'; ALTER ROLE owner SET pg_lockguard.ddl_on_timeout = terminate");
+	my $reader = session($node, 'reader');
+	my $owner = session($node, 'owner', user => 'owner');
+	my $victim = session($node, 'victim', user => 'other');
+	read_and_idle($victim, 'owned');
+	$owner->send(add_column('owned'));
+	my ($error, $pid) = ($owner->error, $victim->pid);
+	is($owner->sqlstate, '55P03', 'a role that may not end the session gets the error');
+	like($error, qr/Blocked by PID $pid \(app "victim", user other\)/, 'which names the session');
+	unlike($error, qr/SELECT count/, 'but not what others may not see');
+	is($victim->value('SELECT 1'), 1, 'the session lives');
+
+	$node->safe_psql('postgres', 'GRANT pg_signal_backend TO owner');
+	$owner->send(add_column('owned'));
+	is($owner->error, undef, 'with pg_signal_backend it may');
+	$victim->send('SELECT 1');
+	like($victim->error, qr/terminating connection/, 'the session has ended');
+
+	# Never a superuser's.
+	read_and_idle($reader, 'owned');
+	$owner->send(add_column('owned'));
+	like($owner->error, qr/lock timeout/, "a superuser's session is not ended");
+	is($reader->value('SELECT 1'), 1, "the superuser's session lives");
+	$reader->do('COMMIT');
+	forget_sessions($owner, $victim, $reader);
+	$node->safe_psql('postgres', 'ALTER ROLE owner RESET ALL; REVOKE pg_signal_backend FROM owner');
+};
+
+ends_well($node);
 done_testing();

@@ -5,8 +5,10 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::Bin/lib";
+use lib "$FindBin::RealBin/lib";
+
 use LockGuard;
+use LockGuard::Record;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -64,14 +66,6 @@ sub hides_names
 	return;
 }
 
-sub newest
-{
-	my ($kind) = @_;
-	my ($event) = $observer->rows(
-		'SELECT * FROM pg_lockguard_events WHERE kind = ? ORDER BY id DESC LIMIT 1', $kind);
-	return $event;
-}
-
 my $holder = session($node, 'sidekiq', user => 'app');
 my $ddl = session($node, 'migrate');
 my $oids = "relation $relation of database $database";
@@ -81,7 +75,7 @@ subtest 'a guarded statement that times out' => sub {
 	like($ddl->send('ALTER TABLE secretive.umbrella ADD COLUMN a int')->error,
 		qr/canceling statement due to lock timeout/, 'times out');
 	hides_names('pg_lockguard_events');
-	my $event = newest('ddl_timeout');
+	my $event = newest_event($node, 'ddl_timeout');
 	is($event->{relation}, 'secretive.umbrella', 'who looks from its own database reads the name');
 	like($event->{lock_tree}, qr/ wants AccessExclusiveLock on \Q$oids\E for /, '... and OIDs in the tree');
 	$holder->do('COMMIT');
@@ -102,16 +96,16 @@ subtest 'a guarded statement that waits at low priority' => sub {
 	hides_names('pg_lockguard_events');
 	for my $kind (qw(ddl_waited ddl_acquired))
 	{
-		is(newest($kind)->{relation}, 'secretive.umbrella', "$kind: the name for its own database");
+		is(newest_event($node, $kind)->{relation}, 'secretive.umbrella', "$kind: the name for its own database");
 	}
-	like(newest('ddl_waited')->{lock_tree}, qr/ on \Q$oids\E/, 'ddl_waited: OIDs in the tree');
+	like(newest_event($node, 'ddl_waited')->{lock_tree}, qr/ on \Q$oids\E/, 'ddl_waited: OIDs in the tree');
 };
 
 subtest 'a guarded statement that ends who is in its way' => sub {
 	$ddl->do(q{SET pg_lockguard.ddl_max_wait = '50ms'; SET pg_lockguard.ddl_on_timeout = terminate});
 	$holder->do('BEGIN; SELECT id FROM secretive.umbrella');
 	is($ddl->send('ALTER TABLE secretive.umbrella ADD COLUMN b int')->error, undef, 'it gets its lock');
-	is(newest('ddl_blocker_terminated')->{blocker_pid}, $holder->pid, 'is recorded');
+	is(newest_event($node, 'ddl_blocker_terminated')->{blocker_pid}, $holder->pid, 'is recorded');
 	hides_names('pg_lockguard_events');
 	forget_sessions($holder);
 	$holder = session($node, 'sidekiq', user => 'app');
@@ -125,7 +119,7 @@ subtest 'a guarded statement that waits for another kind of object' => sub {
 	like($ddl->send('ALTER TABLE umbrella_2 SET SCHEMA secretive')->error,
 		qr/canceling statement due to lock timeout/, 'times out');
 	$dropper->do('ROLLBACK');
-	like(newest('ddl_timeout')->{lock_tree},
+	like(newest_event($node, 'ddl_timeout')->{lock_tree},
 		qr/ on object $schema of class \d+ of database $database/, 'OIDs of the object and its database');
 	hides_names('pg_lockguard_events');
 	forget_sessions($dropper);
@@ -133,18 +127,15 @@ subtest 'a guarded statement that waits for another kind of object' => sub {
 
 subtest 'a session that the worker ends' => sub {
 	$ddl->do('SET pg_lockguard.ddl_mode = off');
-	$node->safe_psql('postgres', q{ALTER SYSTEM SET pg_lockguard.blocker_action = 'terminate'});
-	$node->reload;
+	configure($node, blocker_action => 'terminate');
 	$holder->do('BEGIN; SELECT id FROM secretive.umbrella');
 	is($ddl->send('ALTER TABLE secretive.umbrella ADD COLUMN c int')->error, undef, 'it gets its lock');
 	await($node, 'the event', q{SELECT EXISTS (SELECT FROM pg_lockguard_events
 		WHERE kind = 'blocker_terminated')});
 	hides_names('pg_lockguard_events');
-	is(newest('blocker_terminated')->{relation}, 'secretive.umbrella',
+	is(newest_event($node, 'blocker_terminated')->{relation}, 'secretive.umbrella',
 		'who looks from its own database reads the name');
 };
 
-forget_sessions();
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'no crash in the server log');
-$node->stop;
+ends_well($node);
 done_testing();

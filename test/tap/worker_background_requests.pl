@@ -5,25 +5,22 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::Bin/lib";
+use lib "$FindBin::RealBin/lib";
+
 use LockGuard;
+use LockGuard::Record;
+use LockGuard::Worker;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 # Publisher and subscriber are databases of one server.
-my $node = start_node(
+my $node = start_worker_node(
 	'background',
-	q{shared_preload_libraries = 'pg_lockguard'},
 	q{wal_level = logical},
 	q{max_wal_senders = 5},
 	q{max_replication_slots = 5},
-	q{pg_lockguard.ddl_mode = off},
-	q{pg_lockguard.worker_interval = 20ms},
-	q{pg_lockguard.blocker_min_idle = 0},
-	q{pg_lockguard.blocker_min_wait = 0},
-	q{pg_lockguard.blocker_action = terminate},
-	q{pg_lockguard.max_terminations_per_minute = 1000});
+	q{pg_lockguard.blocker_action = terminate});
 $node->safe_psql('postgres', 'CREATE DATABASE source');
 $node->safe_psql($_,
 	'CREATE TABLE replicated (id int); GRANT ALL ON replicated TO PUBLIC') for qw(source postgres);
@@ -32,45 +29,12 @@ $node->safe_psql('source', q{
 	SELECT pg_create_logical_replication_slot('everything', 'pgoutput')});
 my $connection = sprintf 'host=%s port=%d dbname=source', $node->host, $node->port;
 $node->safe_psql('postgres', qq{
-	CREATE ROLE app LOGIN;
 	CREATE SUBSCRIPTION everything CONNECTION '$connection' PUBLICATION everything
 		WITH (create_slot = false, slot_name = 'everything', copy_data = false)});
 my $observer = LockGuard::observer($node);
 
-my $latest = 0;
-my $markers = 0;
+my $holders = 0;
 my $no_client = qr/\Athe request of a background process \(logical replication (?:apply )?worker\) does not count: no client waits behind it\z/;
-
-# An event about the session, later than those before: [ kind, reason ].
-sub verdict
-{
-	my ($holder) = @_;
-	await($node, 'an event about ' . $holder->name,
-		'SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ?)',
-		$holder->pid, $latest);
-	my ($event) = $observer->rows(
-		'SELECT * FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ? ORDER BY id LIMIT 1',
-		$holder->pid, $latest);
-	$latest = $event->{id};
-	return ($event->{kind}, $event->{reason});
-}
-
-# A look has begun and ended after this was called.
-sub wait_for_look
-{
-	my $table = 'marker' . ++$markers;
-	$node->safe_psql('postgres', "CREATE TABLE $table (id int); GRANT ALL ON $table TO PUBLIC");
-	my $holder = session($node, $table, user => 'app');
-	$holder->do("BEGIN; SELECT FROM $table");
-	my $ddl = session($node, "ddl$markers");
-	$ddl->send("ALTER TABLE $table ADD COLUMN n int");
-	my ($kind) = verdict($holder);
-	like($kind, qr/^blocker_(?:terminated|logged)$/, 'a session that blocks a client is not spared');
-	$holder->do('COMMIT') if $kind eq 'blocker_logged';
-	await_end($ddl);
-	forget_sessions($holder, $ddl);
-	return;
-}
 
 # The table holds one row, a session of app's is idle in transaction with a lock on it, and the apply
 # worker waits for ACCESS EXCLUSIVE.
@@ -78,7 +42,7 @@ sub blocked_truncate
 {
 	$node->safe_psql('source', 'INSERT INTO replicated VALUES (1)');
 	await($node, 'the row has come', 'SELECT count(*) > 0 FROM replicated');
-	my $holder = session($node, 'holder' . ++$markers, user => 'app');
+	my $holder = session($node, 'holder_' . ++$holders, user => 'app');
 	$holder->do('BEGIN; SELECT FROM replicated');
 	$node->safe_psql('source', 'TRUNCATE replicated');
 	await($node, 'the apply worker waits', q{
@@ -91,7 +55,7 @@ sub blocked_truncate
 sub spared_for_want_of_a_client
 {
 	my ($holder) = @_;
-	my ($kind, $reason) = verdict($holder);
+	my ($kind, $reason) = @{ verdict($holder) };
 	is($kind, 'blocker_spared', 'spared as long as no client waits');
 	like($reason, $no_client, '... and why');
 	like(slurp_file($node->logfile),
@@ -100,22 +64,16 @@ sub spared_for_want_of_a_client
 	return;
 }
 
-sub events_about
-{
-	my ($holder) = @_;
-	return $observer->value('SELECT count(*) FROM pg_lockguard_events WHERE blocker_pid = ?', $holder->pid);
-}
-
 subtest 'an apply worker with nobody behind it, and then a reader' => sub {
 	my $holder = blocked_truncate();
 	spared_for_want_of_a_client($holder);
-	wait_for_look();
+	wait_for_look($node);
 	is(events_about($holder), 1, 'said once');
-	is($observer->value('SELECT spared_no_client FROM pg_stat_lockguard'), 1, 'counted once');
+	is(statistics($node)->{spared_no_client}, 1, 'counted once');
 
 	my $reader = session($node, 'reader', user => 'app');
 	$reader->send('SELECT FROM replicated');
-	my ($kind) = verdict($holder);
+	my ($kind) = @{ verdict($holder) };
 	is($kind, 'blocker_terminated', 'as soon as a client waits behind the request, it is ended');
 	is(await_end($reader), undef, 'the reader goes on');
 	await($node, 'the TRUNCATE is applied', 'SELECT count(*) = 0 FROM replicated');
@@ -134,7 +92,7 @@ subtest 'who waits for something else is not behind it' => sub {
 	my $reader = session($node, 'reader_aside', user => 'app');
 	$reader->send('SELECT FROM aside');
 	settle($node, $reader);
-	wait_for_look();
+	wait_for_look($node);
 	is(events_about($holder), 1, 'a client that waits elsewhere changes nothing');
 	$holder->do('COMMIT');
 	await($node, 'the TRUNCATE is applied', 'SELECT count(*) = 0 FROM replicated');
@@ -142,8 +100,7 @@ subtest 'who waits for something else is not behind it' => sub {
 };
 
 subtest 'in a rehearsal, while clients come and go' => sub {
-	$node->safe_psql('postgres', q{ALTER SYSTEM SET pg_lockguard.blocker_action = 'log'});
-	$node->reload;
+	configure($node, blocker_action => 'log');
 	my $holder = blocked_truncate();
 	spared_for_want_of_a_client($holder);
 	for my $time (1 .. 2)
@@ -151,23 +108,21 @@ subtest 'in a rehearsal, while clients come and go' => sub {
 		my $reader = session($node, "reader_$time", user => 'app');
 		$reader->send('SELECT FROM replicated');
 		settle($node, $reader);
-		is((verdict($holder))[0], 'blocker_logged', 'with a client it would be ended') if $time == 1;
-		wait_for_look();
+		is(verdict($holder)->[0], 'blocker_logged', 'with a client it would be ended') if $time == 1;
+		wait_for_look($node, 'blocker_logged');
 		$observer->value('SELECT pg_cancel_backend(?)', $reader->pid);
 		like(await_end($reader), qr/canceling statement due to user request/, 'the client gives up');
-		wait_for_look();
+		wait_for_look($node, 'blocker_logged');
 		forget_sessions($reader);
 	}
 	is(events_about($holder), 2, 'each is said once, however often clients come and go');
 	$holder->do('COMMIT');
 	await($node, 'the TRUNCATE is applied', 'SELECT count(*) = 0 FROM replicated');
-	is((verdict($holder))[0], 'blocker_resolved', 'the rehearsal ends with the transaction');
+	is(verdict($holder)->[0], 'blocker_resolved', 'the rehearsal ends with the transaction');
 	forget_sessions($holder);
 };
 
 $node->safe_psql('postgres', 'ALTER SUBSCRIPTION everything DISABLE;
 	ALTER SUBSCRIPTION everything SET (slot_name = NONE); DROP SUBSCRIPTION everything');
-forget_sessions();
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
-$node->stop;
+ends_well($node);
 done_testing();

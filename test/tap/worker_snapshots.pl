@@ -5,83 +5,41 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::Bin/lib";
+use lib "$FindBin::RealBin/lib";
+
 use IPC::Run;
 use LockGuard;
+use LockGuard::Record;
+use LockGuard::Worker;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = start_node(
-	'snapshots',
-	q{shared_preload_libraries = 'pg_lockguard'},
-	q{pg_lockguard.ddl_mode = off},
-	q{pg_lockguard.worker_interval = 20ms},
-	q{pg_lockguard.blocker_min_idle = 0},
-	q{pg_lockguard.blocker_min_wait = 0},
-	q{pg_lockguard.blocker_action = terminate},
-	q{pg_lockguard.max_terminations_per_minute = 1000});
-$node->safe_psql('postgres', 'CREATE ROLE app LOGIN');
+my $node = start_worker_node('snapshots', q{pg_lockguard.blocker_action = terminate});
 my $observer = LockGuard::observer($node);
 
 my $shares = 'its transaction has exported or imported a snapshot';
-my $latest = 0;
-my $tables = 0;
+my $statements = 0;
 
-sub new_table
-{
-	my $table = 't' . ++$tables;
-	$node->safe_psql('postgres', "CREATE TABLE $table (id int); GRANT ALL ON $table TO PUBLIC");
-	return $table;
-}
-
-# A session that waits for ACCESS EXCLUSIVE on the table.
+# A session that waits for ACCESS EXCLUSIVE on the table, to rewrite it.
 sub alter
 {
 	my ($table) = @_;
-	my $ddl = session($node, 'ddl' . ++$tables);
+	my $ddl = session($node, 'rewrite_' . ++$statements);
 	$ddl->send("ALTER TABLE $table ALTER id TYPE bigint");
 	return $ddl;
-}
-
-# Waits for the next event about the session of this pid: [ kind, reason ].
-sub verdict
-{
-	my ($pid) = @_;
-	await($node, "an event about $pid",
-		'SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ?)',
-		$pid, $latest);
-	my ($event) = $observer->rows(
-		'SELECT * FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ? ORDER BY id LIMIT 1',
-		$pid, $latest);
-	$latest = $event->{id};
-	return [ @{$event}{qw(kind reason)} ];
-}
-
-# A look has begun and ended after this was called.
-sub wait_for_look
-{
-	my $table = new_table();
-	my $holder = session($node, "marker$tables", user => 'app');
-	$holder->do("BEGIN; SELECT FROM $table");
-	my $ddl = alter($table);
-	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ], 'a session like any other is ended');
-	await_end($ddl);
-	forget_sessions($holder, $ddl);
-	return;
 }
 
 # The session holds the table in its present transaction: it is spared in that one alone.
 sub spared_in_this_transaction
 {
 	my ($holder, $table) = @_;
-	my $before = $observer->value('SELECT spared_snapshot FROM pg_stat_lockguard');
+	my $before = statistics($node)->{spared_snapshot};
 	my $ddl = alter($table);
-	is_deeply(verdict($holder->pid), [ 'blocker_spared', $shares ], 'it is spared, and why');
-	wait_for_look();
-	is( $observer->value('SELECT count(*) FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ?',
-			$holder->pid, $latest), 0, 'said once');
-	is($observer->value('SELECT spared_snapshot FROM pg_stat_lockguard'), $before + 1, 'counted once');
+	is_deeply(verdict($holder), [ 'blocker_spared', $shares ], 'it is spared, and why');
+	wait_for_look($node);
+	is(events_since($holder), 0, 'said once');
+	is(statistics($node)->{spared_snapshot}, $before + 1, 'counted once');
 	like(slurp_file($node->logfile),
 		qr/LOG:  pg_lockguard: spared PID @{[$holder->pid]} .*: \Q$shares\E$/m, 'in the log');
 	$holder->do('COMMIT');
@@ -89,16 +47,14 @@ sub spared_in_this_transaction
 
 	$holder->do("BEGIN; SELECT FROM $table");
 	my $again = alter($table);
-	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ], 'in its next transaction it is ended');
+	is_deeply(verdict($holder), [ 'blocker_terminated', undef ], 'in its next transaction it is ended');
 	is(await_end($again), undef, 'and the statement gets its lock');
 	forget_sessions($holder, $ddl, $again);
 	return;
 }
 
-# ---- By hand
-
 subtest 'who has exported a snapshot' => sub {
-	my $table = new_table();
+	my $table = new_table($node);
 	my $holder = session($node, 'exporter', user => 'app');
 	$holder->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	$holder->value('SELECT pg_export_snapshot()');
@@ -107,7 +63,7 @@ subtest 'who has exported a snapshot' => sub {
 };
 
 subtest 'who has imported one, also after the exporter has gone' => sub {
-	my $table = new_table();
+	my $table = new_table($node);
 	my $exporter = session($node, 'exporter', user => 'app');
 	$exporter->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	my $snapshot = $exporter->value('SELECT pg_export_snapshot()');
@@ -121,7 +77,7 @@ subtest 'who has imported one, also after the exporter has gone' => sub {
 };
 
 subtest 'the guard off, a prepared statement of the protocol' => sub {
-	my $table = new_table();
+	my $table = new_table($node);
 	my $exporter = session($node, 'exporter', user => 'app');
 	$exporter->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	my $snapshot = $exporter->value('SELECT pg_export_snapshot()');
@@ -136,7 +92,7 @@ subtest 'the guard off, a prepared statement of the protocol' => sub {
 };
 
 subtest 'an import that was for another transaction, or has failed, protects nobody' => sub {
-	my $table = new_table();
+	my $table = new_table($node);
 	my $exporter = session($node, 'exporter', user => 'app');
 	$exporter->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	my $snapshot = $exporter->value('SELECT pg_export_snapshot()');
@@ -146,7 +102,7 @@ subtest 'an import that was for another transaction, or has failed, protects nob
 	$holder->do("SET TRANSACTION SNAPSHOT '$snapshot'");
 	$holder->do("BEGIN; SELECT FROM $table");
 	my $ddl = alter($table);
-	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ],
+	is_deeply(verdict($holder), [ 'blocker_terminated', undef ],
 		'imported for a transaction of its own: ended');
 	is(await_end($ddl), undef, 'and the statement gets its lock');
 
@@ -156,49 +112,45 @@ subtest 'an import that was for another transaction, or has failed, protects nob
 	$failed->do("ROLLBACK TO s");
 	$failed->do("SELECT FROM $table");
 	my $again = alter($table);
-	is_deeply(verdict($failed->pid), [ 'blocker_terminated', undef ], 'ended');
+	is_deeply(verdict($failed), [ 'blocker_terminated', undef ], 'ended');
 	is(await_end($again), undef, 'and the statement gets its lock');
 	forget_sessions($exporter, $holder, $failed, $ddl, $again);
 };
 
 subtest 'in a rehearsal' => sub {
-	my $table = new_table();
-	$node->safe_psql('postgres', q{ALTER SYSTEM SET pg_lockguard.blocker_action = 'log'});
-	$node->reload;
+	my $table = new_table($node);
+	configure($node, blocker_action => 'log');
 	my $holder = session($node, 'exporter', user => 'app');
 	$holder->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	$holder->value('SELECT pg_export_snapshot()');
 	$holder->do("SELECT FROM $table");
 	my $ddl = alter($table);
-	is_deeply(verdict($holder->pid), [ 'blocker_spared', $shares ], 'it would not be ended');
+	is_deeply(verdict($holder), [ 'blocker_spared', $shares ], 'it would not be ended');
 	$holder->do('COMMIT');
 	is(await_end($ddl), undef, 'its transaction was whole');
 	$holder->do("BEGIN; SELECT FROM $table");
 	my $again = alter($table);
-	is_deeply(verdict($holder->pid), [ 'blocker_logged', undef ], 'in its next transaction it would be');
-	$node->safe_psql('postgres', q{ALTER SYSTEM SET pg_lockguard.blocker_action = 'terminate'});
-	$node->reload;
-	is_deeply(verdict($holder->pid), [ 'blocker_terminated', undef ], 'and is, when it is no rehearsal');
+	is_deeply(verdict($holder), [ 'blocker_logged', undef ], 'in its next transaction it would be');
+	configure($node, blocker_action => 'terminate');
+	is_deeply(verdict($holder), [ 'blocker_terminated', undef ], 'and is, when it is no rehearsal');
 	is(await_end($again), undef, 'and the statement gets its lock');
 	forget_sessions($holder, $ddl, $again);
 };
 
 subtest 'pg_dump by its name' => sub {
 	is($observer->value('SHOW pg_lockguard.exempt_applications'), 'pg_dump*', 'the default');
-	my $table = new_table();
+	my $table = new_table($node);
 	my $holder = session($node, 'pg_dump', user => 'app');
 	$holder->do("BEGIN; SELECT FROM $table");
 	my $ddl = alter($table);
 	is_deeply(
-		verdict($holder->pid),
+		verdict($holder),
 		[ 'blocker_spared', 'pg_lockguard.exempt_applications matches its application_name' ],
 		'it is spared');
 	$holder->do('COMMIT');
 	is(await_end($ddl), undef, 'its transaction was whole');
 	forget_sessions($holder, $ddl);
 };
-
-# ---- pg_dump
 
 # The rows of a table in a dump.
 sub rows_in_dump
@@ -208,6 +160,13 @@ sub rows_in_dump
 	is($error, '', "pg_restore reads $table");
 	my ($rows) = $text =~ /^COPY store\.$table \(.*?\) FROM stdin;\n(.*?)^\\\.$/ms;
 	return defined $rows ? scalar(my @lines = split /\n/, $rows) : -1;
+}
+
+# The verdict about a session of the dump.
+sub verdict_of
+{
+	my ($pid) = @_;
+	return verdict(bless { node => $node, pid => $pid, name => "PID $pid" }, 'LockGuard::Session');
 }
 
 # Two tables that pg_dump's workers come to first, as they are the largest, and in which each is
@@ -249,8 +208,8 @@ subtest 'a parallel dump under another name is whole' => sub {
 	my $leader = $sessions[2]{pid};
 
 	my $ddl = alter('store.later');
-	is_deeply(verdict($leader), [ 'blocker_spared', $shares ], 'the leader is spared');
-	wait_for_look();
+	is_deeply(verdict_of($leader), [ 'blocker_spared', $shares ], 'the leader is spared');
+	wait_for_look($node);
 	# A worker would refuse the table while somebody queues for it: pg_dump notices that much.
 	$observer->value('SELECT pg_cancel_backend(?)', $ddl->pid);
 	like(await_end($ddl), qr/canceling statement due to user request/, 'the statement is given up');
@@ -262,8 +221,8 @@ subtest 'a parallel dump under another name is whole' => sub {
 	await($node, 'one worker of the dump has come to the last table', "SELECT EXISTS ($at_work)", $leader);
 	my $worker = $observer->value($at_work, $leader);
 	$ddl = alter('store.later');
-	is_deeply(verdict($worker), [ 'blocker_spared', $shares ], 'a worker that has finished is spared');
-	wait_for_look();
+	is_deeply(verdict_of($worker), [ 'blocker_spared', $shares ], 'a worker that has finished is spared');
+	wait_for_look($node);
 	is( $observer->value(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'nightly'}),
 		3, 'nothing of the dump has been ended');
 	$keys->do('SELECT pg_advisory_unlock(2)');
@@ -277,7 +236,5 @@ subtest 'a parallel dump under another name is whole' => sub {
 	forget_sessions($keys, $ddl);
 };
 
-forget_sessions();
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
-$node->stop;
+ends_well($node);
 done_testing();

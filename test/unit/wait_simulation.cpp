@@ -23,6 +23,8 @@ Microseconds draw_exponential(Random& random, double mean) {
 Microseconds Lengths::draw(Random& random) const {
     const auto scale = static_cast<double>(a);
     const double form = static_cast<double>(b) / 1000;
+    if (a == 0)
+        return 0;
     Microseconds length = 0;
     switch (shape) {
     case Shape::fixed:
@@ -55,8 +57,6 @@ constexpr Microseconds kWarmUp = 5 * kSecond;
 constexpr Microseconds kDdlLength = kMillisecond;
 // From the end of a sleep, or of a holder's transaction, until the sleeper runs.
 constexpr Microseconds kWakeUp = 100;
-// Between two statements a session of the model is idle for up to this long.
-constexpr Microseconds kLongestPause = 2 * kMillisecond;
 constexpr Microseconds kLongStall = 50 * kMillisecond;
 
 class Model {
@@ -69,6 +69,7 @@ class Model {
   private:
     enum class EventKind : std::uint8_t {
         arrival,
+        wants_lock,
         end,
         ddl_start,
         ddl_wakes,
@@ -89,6 +90,7 @@ class Model {
     struct Transaction {
         std::uint64_t id;
         Timestamp begun;
+        Timestamp came; // for the lock
         Timestamp ends; // once it holds the lock
         std::size_t traffic;
     };
@@ -100,6 +102,7 @@ class Model {
     }
     void schedule_arrival(std::size_t traffic);
     void begin(std::size_t traffic);
+    void want_lock(const Transaction& transaction);
     void hold(Transaction transaction, Microseconds length);
     void end(std::uint64_t id);
     void admit_waiters();
@@ -108,7 +111,8 @@ class Model {
     void move();
     void get_lock();
     void leave_queue(bool got_lock);
-    core::Obstacles look();
+    core::Obstacles look() const;
+    void tell_who_ended();
 
     const Situation& situation_;
     Strategy& strategy_;
@@ -119,10 +123,13 @@ class Model {
     std::uint64_t next_id_ = 0;
     Timestamp now_ = 0;
     std::vector<Transaction> holders_;
+    std::vector<Transaction> coming_;  // not there yet
     std::vector<Transaction> waiters_; // behind the DDL, in order
+    std::vector<Transaction> awaited_; // by the DDL, outside of the queue
     Ddl ddl_ = Ddl::outside;
     bool begun_ = false; // the DDL
-    Timestamp blocker_end_ = kWarmUp;
+    Timestamp sleep_start_ = 0;
+    Timestamp blocker_end_ = kWarmUp; // where there is none: the same
     Timestamp stay_start_ = 0;
     std::uint64_t stay_ = 0;
     std::uint64_t counted_ = 0;
@@ -135,13 +142,23 @@ void Model::schedule_arrival(std::size_t traffic) {
 }
 
 void Model::begin(std::size_t traffic) {
-    const Transaction transaction{next_id_++, now_, 0, traffic};
+    const Microseconds before = situation_.traffic[traffic].before.draw(random_);
+    const Transaction transaction{next_id_++, now_, now_ + before, 0, traffic};
+    if (before == 0) {
+        want_lock(transaction);
+        return;
+    }
+    coming_.push_back(transaction);
+    schedule(transaction.came, EventKind::wants_lock, transaction.id);
+}
+
+void Model::want_lock(const Transaction& transaction) {
     if (begun_)
         ++counted_;
     if (ddl_ == Ddl::queued || ddl_ == Ddl::holds)
         waiters_.push_back(transaction);
     else
-        hold(transaction, situation_.traffic[traffic].lengths.draw(random_));
+        hold(transaction, situation_.traffic[transaction.traffic].lengths.draw(random_));
 }
 
 void Model::hold(Transaction transaction, Microseconds length) {
@@ -172,28 +189,29 @@ void Model::note_stall(Microseconds stall) {
 
 void Model::admit_waiters() {
     for (const Transaction& waiter : waiters_) {
-        note_stall(now_ - waiter.begun);
+        note_stall(now_ - waiter.came);
         hold(waiter, situation_.traffic[waiter.traffic].lengths.draw(random_));
     }
     waiters_.clear();
 }
 
-core::Obstacles Model::look() {
+core::Obstacles Model::look() const {
     core::Obstacles seen{};
     for (const Transaction& holder : holders_) {
         ++seen.holders;
-        seen.oldest_age = std::max(seen.oldest_age, now_ - holder.begun);
-        Microseconds idle = -1;
-        if (holder.traffic == kBlocker)
-            idle = now_ - holder.begun;
-        else if (random_() % 100 < situation_.traffic[holder.traffic].paused_percent)
-            idle = static_cast<Microseconds>(random_() % kLongestPause);
-        if (idle >= 0) {
-            ++seen.idle;
-            seen.longest_idle = std::max(seen.longest_idle, idle);
-        }
+        const Microseconds age = now_ - holder.begun;
+        seen.next_age = std::max(seen.next_age, std::min(seen.oldest_age, age));
+        seen.oldest_age = std::max(seen.oldest_age, age);
     }
     return seen;
+}
+
+void Model::tell_who_ended() {
+    for (const Transaction& holder : awaited_) {
+        if (holder.ends <= now_)
+            strategy_.holder_ended(holder.ends - holder.begun);
+    }
+    awaited_.clear();
 }
 
 void Model::try_or_move() {
@@ -206,11 +224,15 @@ void Model::try_or_move() {
 void Model::move() {
     const core::Obstacles seen = look();
     const Move next = strategy_.next(seen, now_);
+    sleep_start_ = now_;
     const Timestamp bound = next.duration == kForever ? kForever : now_ + next.duration;
     switch (next.kind) {
     case Move::Kind::queue:
         ++outcome_.stays;
         stay_start_ = now_;
+        if (now_ < blocker_end_)
+            outcome_.oldest_idle =
+                std::max(outcome_.oldest_idle, now_ - (kWarmUp - situation_.blocker_age));
         ddl_ = Ddl::queued;
         if (holders_.empty())
             leave_queue(true);
@@ -221,6 +243,7 @@ void Model::move() {
         schedule(bound + kWakeUp, EventKind::ddl_wakes);
         break;
     case Move::Kind::wait_for_holders: {
+        awaited_ = holders_;
         Timestamp last = now_;
         for (const Transaction& holder : holders_)
             last = std::max(last, holder.ends);
@@ -259,7 +282,7 @@ Outcome Model::run() {
         const Traffic& traffic = situation_.traffic[i];
         // The clients come one by one, or all of them would be in step.
         for (unsigned client = 0; client < traffic.clients; ++client) {
-            const Transaction transaction{next_id_++, now_, 0, i};
+            const Transaction transaction{next_id_++, now_, now_, 0, i};
             const Microseconds length = traffic.lengths.draw(random_);
             hold(transaction,
                  1 + static_cast<Microseconds>(draw_unit(random_) * static_cast<double>(length)));
@@ -269,9 +292,8 @@ Outcome Model::run() {
     }
     if (situation_.blocker.a > 0) {
         blocker_end_ = kWarmUp + situation_.blocker.draw(random_);
-        // It has been idle since before the DDL.
-        const Timestamp begun = kWarmUp - kSecond;
-        const Transaction blocker{next_id_++, begun, blocker_end_, kBlocker};
+        const Timestamp begun = kWarmUp - situation_.blocker_age;
+        const Transaction blocker{next_id_++, begun, begun, blocker_end_, kBlocker};
         holders_.push_back(blocker);
         schedule(blocker_end_, EventKind::end, blocker.id);
     }
@@ -287,6 +309,14 @@ Outcome Model::run() {
             schedule_arrival(event.what);
             begin(event.what);
             break;
+        case EventKind::wants_lock: {
+            const auto comer = std::find_if(coming_.begin(), coming_.end(),
+                                            [&event](const auto& t) { return t.id == event.what; });
+            const Transaction transaction = *comer;
+            coming_.erase(comer);
+            want_lock(transaction);
+            break;
+        }
         case EventKind::end:
             end(event.what);
             break;
@@ -295,6 +325,10 @@ Outcome Model::run() {
             try_or_move();
             break;
         case EventKind::ddl_wakes:
+            outcome_.wake_ups +=
+                1 + static_cast<unsigned>((now_ - kWakeUp - sleep_start_) /
+                                          strategy_.longest_sleep(sleep_start_ - kWarmUp));
+            tell_who_ended();
             try_or_move();
             break;
         case EventKind::ddl_times_out:
@@ -315,7 +349,7 @@ Outcome Model::run() {
             outcome_.queued += now_ - stay_start_;
     }
     for (const Transaction& waiter : waiters_)
-        note_stall(now_ - waiter.begun);
+        note_stall(now_ - waiter.came);
     if (counted_ > 0)
         outcome_.stalled = static_cast<double>(long_stalls_) / static_cast<double>(counted_);
     return outcome_;
@@ -324,9 +358,8 @@ Outcome Model::run() {
 class Policy final : public Strategy {
   public:
     explicit Policy(std::uint64_t seed)
-        : policy_(core::start_wait(
-              {.max_burst = kMaxBurst, .deadlock_timeout = kSecond, .deadline = core::kUnknownTime},
-              seed)) {}
+        : policy_(core::start_wait(kLimits, seed)),
+          rhythm_(core::start_rhythm(kLimits, false, kWarmUp)) {}
 
     bool tries() const override { return true; }
 
@@ -342,12 +375,21 @@ class Policy final : public Strategy {
         }
     }
 
+    Microseconds longest_sleep(Microseconds waited) const override {
+        return core::longest_sleep(rhythm_, waited, core::kUnknownTime);
+    }
+
+    void holder_ended(Microseconds age) override { core::holder_ended(policy_, age); }
+
     void queue_left(Timestamp now, Microseconds spent, bool got_lock) override {
         core::burst_ended(policy_, now, spent, got_lock);
     }
 
   private:
+    static constexpr core::WaitLimits kLimits{
+        .max_burst = kMaxBurst, .deadlock_timeout = kSecond, .deadline = core::kUnknownTime};
     core::WaitPolicy policy_;
+    core::WaitRhythm rhythm_;
 };
 
 class Plain final : public Strategy {
@@ -457,6 +499,10 @@ std::unique_ptr<Strategy> make_plainly(std::uint64_t) {
 constexpr Lengths uniform(Microseconds least, Microseconds most) {
     return {Lengths::Shape::uniform, least, most};
 }
+/// The client's own, which differs a little from time to time.
+constexpr Lengths thought(Microseconds length) {
+    return uniform(length, length + length / 20);
+}
 constexpr Lengths exponential(Microseconds mean) {
     return {Lengths::Shape::exponential, mean, 0};
 }
@@ -498,9 +544,6 @@ const std::vector<Situation>& situations() {
         {"32 clients of 20 ms without a gap",
          {{.clients = 32, .lengths = uniform(19'500, 20'500)}},
          {}},
-        {"32 clients of 20 ms, several statements",
-         {{.clients = 32, .lengths = uniform(19'500, 20'500), .paused_percent = 20}},
-         {}},
         {"32 clients of 20 to 200 ms without a gap",
          {{.clients = 32, .lengths = uniform(20'000, 200'000)}},
          {}},
@@ -523,6 +566,20 @@ const std::vector<Situation>& situations() {
         {"500 reads/s of 5 ms, and a report of 1 to 3 s each 5 s",
          {{.per_second = 500, .lengths = exponential(5'000)},
           {.per_second = 0.2, .lengths = uniform(kSecond, 3 * kSecond)}},
+         {}},
+        {"32 clients, 5 ms of thought", {{.clients = 32, .lengths = thought(5'000)}}, {}},
+        {"32 clients, 15 ms of thought", {{.clients = 32, .lengths = thought(15'000)}}, {}},
+        {"32 clients, 20 ms of thought", {{.clients = 32, .lengths = thought(20'000)}}, {}},
+        {"32 clients, 50 ms of thought", {{.clients = 32, .lengths = thought(50'000)}}, {}},
+        {"32 clients, 3 x 12 ms of thought", {{.clients = 32, .lengths = thought(36'000)}}, {}},
+        {"32 clients, 40 ms of thought, the lock for the last 10 ms",
+         {{.clients = 32, .lengths = thought(10'000), .before = thought(30'000)}},
+         {}},
+        {"400 clients, 2 s of thought, the lock for the last 50 ms",
+         {{.clients = 400, .lengths = thought(50'000), .before = uniform(kSecond, 2 * kSecond)}},
+         {}},
+        {"16 clients of 4 ms, TPC-B",
+         {{.clients = 16, .lengths = uniform(1'000, 4'000), .before = uniform(500, 2'000)}},
          {}},
     };
     return all;
@@ -553,6 +610,12 @@ Summary summarize(const Situation& situation, const Contestant& contestant, unsi
         summary.worst_stall = std::max(summary.worst_stall, outcome.worst_stall);
         summary.stalled += outcome.stalled;
         summary.mean_lost += static_cast<double>(outcome.lost);
+        summary.worst_took_after =
+            std::max(summary.worst_took_after, outcome.done ? outcome.took_after : kForever);
+        summary.oldest_idle = std::max(summary.oldest_idle, outcome.oldest_idle);
+        if (outcome.took > kSecond)
+            summary.wake_ups = std::max(summary.wake_ups,
+                                        1e6 * outcome.wake_ups / static_cast<double>(outcome.took));
         summary.queued_behind_idle =
             std::max(summary.queued_behind_idle, outcome.queued_behind_idle);
     }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "core/wait_policy.h"
+#include "core/wait_rhythm.h"
 
 #include <cstdint>
 #include <memory>
@@ -45,13 +46,14 @@ struct Traffic {
     unsigned clients = 0;  // closed loop: so many sessions, each without a pause in between
     double per_second = 0; // open loop: Poisson arrivals
     Lengths lengths;
-    unsigned paused_percent = 0; // share of the time that a transaction is between two statements
+    Lengths before = {}; // its age when it comes for the lock: work on other tables, and thought
 };
 
 struct Situation {
     std::string_view name;
     std::vector<Traffic> traffic;
     Lengths blocker; // a session idle in transaction when the DDL begins: how long from then on
+    Microseconds blocker_age = kSecond; // then
     Microseconds horizon = 30 * kSecond;
 };
 
@@ -72,6 +74,10 @@ class Strategy {
     /// Called after an attempt that failed, or at the start and after sleeps where tries() is
     /// false.
     virtual Move next(const core::Obstacles& obstacles, Timestamp now) = 0;
+    /// How long it sleeps at most before it looks after something else, and sleeps on.
+    virtual Microseconds longest_sleep(Microseconds /*waited*/) const { return kForever; }
+    /// Called for each holder that has ended during a sleep on holders, before the next attempt.
+    virtual void holder_ended(Microseconds /*age*/) {}
     /// Called after a stay in the queue.
     virtual void queue_left(Timestamp /*now*/, Microseconds /*spent*/, bool /*got_lock*/) {}
 };
@@ -104,6 +110,8 @@ struct Outcome {
     unsigned stays = 0;           // in the queue
     Microseconds queued = 0;      // in the queue altogether
     Microseconds queued_behind_idle = 0; // of that, while the idle blocker held its lock
+    Microseconds oldest_idle = 0; // age of the idle blocker's transaction as a stay began, at most
+    unsigned wake_ups = 0;        // from sleeps
 };
 
 Outcome simulate(const Situation& situation, Strategy& strategy, std::uint64_t seed);
@@ -119,7 +127,10 @@ struct Summary {
     Microseconds worst_stall = 0; // of all runs
     double stalled = 0;           // mean
     double mean_lost = 0;
+    Microseconds worst_took_after = 0;   // kForever where a run never got the lock
     Microseconds queued_behind_idle = 0; // most of all runs
+    Microseconds oldest_idle = 0;        // likewise
+    double wake_ups = 0;                 // a second, most of all runs
 };
 
 Summary summarize(const Situation& situation, const Contestant& contestant, unsigned runs);

@@ -20,7 +20,6 @@ constexpr unsigned kRuns = 41;
 
 constexpr std::string_view kIdleReader = "idle reader for 6 s, 800 reads/s of 1 ms";
 constexpr std::string_view kNoGap = "32 clients of 20 ms without a gap";
-constexpr std::string_view kStatements = "32 clients of 20 ms, several statements";
 constexpr std::string_view kNoGapLong = "32 clients of 20 to 200 ms without a gap";
 constexpr std::string_view kIdleWriter = "32 writers of 20 ms, one idle for 5 s";
 
@@ -121,8 +120,7 @@ TEST(WaitSimulation, SleepingOnHoldersStallsNobody) {
     EXPECT_LT(outcome.took_after, kMillisecond);
     ASSERT_EQ(script.looks.size(), 2U); // the first sleep was too short
     EXPECT_EQ(script.looks[0].holders, 1U);
-    EXPECT_EQ(script.looks[0].idle, 1U);
-    EXPECT_GE(script.looks[0].longest_idle, kSecond);
+    EXPECT_EQ(script.looks[0].oldest_age, kSecond);
     EXPECT_GE(script.times[1] - script.times[0], kSecond);
 }
 
@@ -135,7 +133,6 @@ TEST(WaitSimulation, ClosedLoopsHaveNoGap) {
     EXPECT_EQ(script.looks.size(), polls.size() + 1);
     for (const core::Obstacles& look : script.looks) {
         ASSERT_EQ(look.holders, 32U);
-        ASSERT_EQ(look.idle, 0U);
         ASSERT_LE(look.oldest_age, 20'500);
     }
 }
@@ -201,22 +198,71 @@ TEST(WaitPolicyInSimulation, BehindAnIdleReaderNobodyNotices) {
     EXPECT_LT(policy.mean_took_after, 5.0 * kMillisecond);
 }
 
-TEST(WaitPolicyInSimulation, ShortTransactionsWithoutAGap) {
-    for (const std::string_view name : {kNoGap, kStatements}) {
-        const Summary policy = run_policy(name);
-        const Summary plain = run(name, "plain ALTER TABLE");
-        EXPECT_EQ(policy.done, 1) << name;
-        EXPECT_LE(policy.p90_took, 10 * plain.median_took) << name;
-        EXPECT_LE(policy.p90_took, 500 * kMillisecond) << name;
-        EXPECT_LT(policy.worst_stall, 60 * kMillisecond) << name;
+/// What low_priority is to achieve where 32 clients, and the like, leave no gap.
+struct Target {
+    std::string_view name;
+    unsigned times_plain; // median time, of the median of plain
+    Microseconds done;    // in nine of ten runs, from when an idle session has gone
+    Microseconds worst;   // stall
+};
+constexpr Target kTargets[] = {
+    {kNoGap, 3, 100 * kMillisecond, 60 * kMillisecond},
+    {kNoGapLong, 3, kSecond, 250 * kMillisecond},
+    {"32 clients of 20 ms, exponential", 5, kSecond, 250 * kMillisecond},
+    {"32 clients, 5 ms of thought", 3, 25 * kMillisecond, 10 * kMillisecond},
+    {"32 clients, 15 ms of thought", 3, 75 * kMillisecond, 60 * kMillisecond},
+    {"32 clients, 20 ms of thought", 3, 100 * kMillisecond, 60 * kMillisecond},
+    {"32 clients, 50 ms of thought", 4, 250 * kMillisecond, 60 * kMillisecond},
+    {"32 clients, 3 x 12 ms of thought", 4, 180 * kMillisecond, 60 * kMillisecond},
+    {"32 clients, 40 ms of thought, the lock for the last 10 ms", 5, 50 * kMillisecond,
+     25 * kMillisecond},
+    {"400 clients, 2 s of thought, the lock for the last 50 ms", 7, 350 * kMillisecond,
+     60 * kMillisecond},
+    {"16 clients of 4 ms, TPC-B", 3, 15 * kMillisecond, 6 * kMillisecond},
+};
+
+TEST(WaitPolicyInSimulation, TransactionsWithoutAGap) {
+    for (const Target& target : kTargets) {
+        const Summary policy = run_policy(target.name);
+        const Summary plain = run(target.name, "plain ALTER TABLE");
+        EXPECT_EQ(policy.done, 1) << target.name;
+        EXPECT_LE(policy.median_took, target.times_plain * plain.median_took) << target.name;
+        EXPECT_LE(policy.p90_took, target.done) << target.name;
+        EXPECT_LE(policy.worst_stall, target.worst) << target.name;
     }
 }
 
-TEST(WaitPolicyInSimulation, LongTransactionsWithoutAGap) {
-    const Summary policy = run_policy(kNoGapLong);
-    EXPECT_EQ(policy.done, 1);
-    EXPECT_LE(policy.p90_took, 3 * kSecond);
-    EXPECT_LT(policy.worst_stall, 250 * kMillisecond);
+TEST(WaitPolicyInSimulation, TransactionsWithoutAGapAndASessionIdleForMinutes) {
+    for (const Target& target : kTargets) {
+        Situation leaked = situation(target.name);
+        leaked.blocker = {Lengths::Shape::uniform, 20 * kSecond, 60 * kSecond};
+        leaked.horizon = 90 * kSecond;
+        // It has been idle since before the statement, or becomes so with it.
+        for (const Microseconds age : {Microseconds{kSecond}, Microseconds{0}}) {
+            leaked.blocker_age = age;
+            const Summary policy = summarize(leaked, contestant("low_priority"), 7);
+            EXPECT_EQ(policy.done, 1) << target.name;
+            EXPECT_LE(policy.worst_took_after, kSecond) << target.name;
+            EXPECT_LE(policy.worst_stall, target.worst) << target.name << " " << age;
+            EXPECT_EQ(policy.oldest_idle, 0) << target.name << " " << age;
+            EXPECT_LE(policy.wake_ups, 3) << target.name << " " << age;
+        }
+    }
+}
+
+TEST(WaitPolicyInSimulation, ASessionThatStaysIdleIsFoundOutInTheWait) {
+    // Traffic that begins with the wait's burst in sight, and a session that has begun with it.
+    for (const Target& target : kTargets) {
+        Situation leaked = situation(target.name);
+        leaked.blocker = {Lengths::Shape::fixed, 20 * kSecond, 0};
+        leaked.horizon = 30 * kSecond;
+        for (const Microseconds age : {-20 * kMillisecond, -100 * kMillisecond}) {
+            leaked.blocker_age = age;
+            const Summary policy = summarize(leaked, contestant("low_priority"), kRuns);
+            EXPECT_EQ(policy.done, 1) << target.name;
+            EXPECT_LE(policy.worst_stall, kMaxBurst) << target.name;
+        }
+    }
 }
 
 TEST(WaitPolicyInSimulation, NoBurstWhileASessionIsIdleAmongWriters) {
@@ -277,7 +323,7 @@ TEST(WaitPolicyInSimulation, BeatsEachFixedLoopOnBothOverAllSituations) {
             const Summary loop = run(name, loop_name);
             if (loop.median_took == kForever) {
                 never = true;
-                EXPECT_LT(policy.stalled, loop.stalled) << name << ": " << loop_name;
+                // Not the share of them that are stalled: it goes on and on.
                 EXPECT_LT(policy.mean_lost, loop.mean_lost) << name << ": " << loop_name;
                 continue;
             }

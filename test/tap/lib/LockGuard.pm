@@ -109,6 +109,14 @@ sub observer
 	return $observer{$name} //= LockGuard::Session->new($node, 'observer');
 }
 
+# Ends it, where a server is to have no session at all.
+sub dismiss_observer
+{
+	my $observer = delete $observer{ $_[0]->name };
+	$observer->{dbh}->disconnect if $observer;
+	return;
+}
+
 # statistics(NODE): the counters, by their names.
 sub statistics
 {
@@ -203,21 +211,27 @@ sub faults
 }
 
 # ends_well(NODE...; or [NODE...], NEVER): all sessions and these servers end, and nothing has crashed, as
-# their logs say; in which there is also no match of the pattern NEVER.
+# their logs say; in which there is no match of the pattern NEVER either, before the server ends.
 sub ends_well
 {
 	my ($nodes, $never) = ref $_[0] eq 'ARRAY' ? @_ : ([@_]);
-	my $fault = qr/PANIC|TRAP|terminated by signal/;
-	$fault = qr/$fault|$never/ if $never;
 	forget_sessions();
+	is(log_lines($_, $never), '', $_->name . ": nothing like $never") for $never ? @$nodes : ();
 	# A standby before its primary.
 	for my $node (reverse @$nodes)
 	{
-		delete $observer{ $node->name };
+		dismiss_observer($node);
 		$node->stop;
-		unlike(slurp_file($node->logfile), $fault, $node->name . ': no crash');
+		is(log_lines($node, qr/PANIC|TRAP|terminated by signal/), '', $node->name . ': no crash');
 	}
 	return;
+}
+
+# The lines of the server log that match.
+sub log_lines
+{
+	my ($node, $pattern) = @_;
+	return join "\n", grep { /$pattern/ } split /\n/, slurp_file($node->logfile);
 }
 
 1;

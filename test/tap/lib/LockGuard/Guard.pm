@@ -34,6 +34,8 @@ sub start_guarded_node
 		q{pg_lockguard.ddl_lock_timeout = '20ms'}, @settings);
 	$node->safe_psql(
 		'postgres', q{
+		CREATE ROLE weak LOGIN;
+		GRANT CREATE ON SCHEMA public TO weak;
 		CREATE TABLE users (id int PRIMARY KEY, name text);
 		INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 1000) i;
 		CREATE TABLE orders (id int PRIMARY KEY, user_id int);

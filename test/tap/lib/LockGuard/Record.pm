@@ -7,7 +7,7 @@ use warnings;
 use Exporter 'import';
 use LockGuard;
 
-our @EXPORT = qw(event verdict events_about newest_event newest_id);
+our @EXPORT = qw(event verdict events_about events_since skip_events newest_event newest_id);
 
 # event(SESSION, [KIND]): waits for the next event in which this session is the blocker, after the one that
 # was returned last for it, and returns its columns; "past" says whether its time is past.
@@ -36,6 +36,22 @@ sub events_about
 	my ($blocker) = @_;
 	return LockGuard::observer($blocker->node)->value('SELECT count(*) FROM pg_lockguard_events WHERE blocker_pid = ?',
 		$blocker->pid);
+}
+
+# events_since(SESSION): how many, after the one that was returned last for it.
+sub events_since
+{
+	my ($blocker) = @_;
+	return LockGuard::observer($blocker->node)->value(
+		'SELECT count(*) FROM pg_lockguard_events WHERE blocker_pid = ? AND id > ?',
+		$blocker->pid, $blocker->{last_event} // 0);
+}
+
+# skip_events(SESSION...): what was said of them so far is not waited for.
+sub skip_events
+{
+	$_->{last_event} = newest_id($_->node) for @_;
+	return;
 }
 
 # newest_event(NODE, KIND): the newest of this kind.

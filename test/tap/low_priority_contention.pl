@@ -1,0 +1,167 @@
+# Statements at low priority where many are about: tables without a gap, guarded statements among
+# themselves, the worker that ends who blocks them; and what is left of many.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LockGuard;
+use LockGuard::LowPriority;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = start_node(
+	'contention',
+	"shared_preload_libraries = 'pg_lockguard'",
+	"deadlock_timeout = '300ms'",
+	'max_prepared_transactions = 10',
+	"pg_lockguard.worker_interval = '50ms'");
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE ROLE app LOGIN;
+	CREATE TABLE busy (id int PRIMARY KEY, n int) WITH (autovacuum_enabled = off);
+	INSERT INTO busy SELECT i, 0 FROM generate_series(1, 100) i;
+	CREATE TABLE quiet (id int) WITH (autovacuum_enabled = off);
+	GRANT ALL ON busy, quiet TO PUBLIC;
+});
+
+my $ddl = session($node, 'ddl');
+my $witness = session($node, 'witness');
+
+# Until pg_lockguard_progress has a row of that kind.
+sub await_progress
+{
+	my ($what, $condition, @values) = @_;
+	await($node, $what, "SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE $condition)", @values);
+	return;
+}
+
+subtest 'readers without a gap' => sub {
+	my $load = start_load($node, 12, "BEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.02);\nCOMMIT;\n");
+	for my $round (1 .. 3)
+	{
+		$ddl->send(add_column('busy'));
+		is($ddl->error, undef, "readers without a gap: done ($round)");
+	}
+	stop_load($load);
+};
+
+subtest 'writers without a gap, and one that sits idle' => sub {
+	my $load = start_load($node, 8,
+		"\\set id random(1, 100)\nBEGIN;\nUPDATE busy SET n = n + 1 WHERE id = :id;\nSELECT pg_sleep(0.01);\nCOMMIT;\n");
+	my $idler = session($node, 'idler');
+	$idler->do('BEGIN');
+	$idler->do('SELECT FROM busy');
+	$ddl->send(add_column('busy'));
+	await_progress('a number of attempts', 'attempt > 3');
+	my $stall = $witness->value('SELECT longest_stall FROM pg_lockguard_progress');
+	is($stall, '00:00:00', 'no burst while one of the holders sits idle');
+	is($witness->value("SELECT count(*) FROM pg_lockguard_progress WHERE ? = ANY(holders)", $idler->pid),
+		1, 'which is among the holders');
+	$idler->do('COMMIT');
+	is($ddl->error, undef, 'writers without a gap: done after the idle one has gone');
+	stop_load($load);
+	forget_sessions($idler);
+};
+
+# Each holder outlasts it.
+subtest 'a burst that is the last resort is bounded' => sub {
+	my $load = start_load($node, 6, "\\sleep 20 ms\nBEGIN;\nSELECT count(*) FROM busy;\nSELECT pg_sleep(0.4);\nCOMMIT;\n");
+	$ddl->do("SET pg_lockguard.ddl_lock_timeout = '50ms'; SET pg_lockguard.ddl_max_wait = '2s'");
+	$ddl->send(add_column('busy'));
+	my $error = $ddl->error;
+	if (defined $error)
+	{
+		like($error, qr/canceling statement due to lock timeout/, 'transactions beyond the burst: patience ends');
+	}
+	else { pass('transactions beyond the burst: there was a gap') }
+	$ddl->do('RESET ALL');
+	stop_load($load);
+};
+
+subtest 'ten statements for one table' => sub {
+	my $holder = session($node, 'holder');
+	$holder->do('BEGIN');
+	$holder->do('SELECT FROM quiet');
+	my @crowd = map { session($node, "crowd_$_") } 1 .. 10;
+	$_->send(add_column('quiet')) for @crowd;
+	await($node, 'ten of them wait', "SELECT count(*) = 10 FROM pg_lockguard_progress WHERE phase = 'waiting'");
+	$witness->do("SET statement_timeout = '20s'");
+	is($witness->value('SELECT count(*) FROM quiet'), 0, 'ten guarded statements: nobody waits behind them');
+	is($witness->value('SELECT count(*) FROM lock_tree() WHERE blocked_by = ARRAY[?::int]', $holder->pid),
+		10, 'all of them hang under the holder');
+	is($witness->value('SELECT blocks FROM lock_tree() WHERE depth = 0'), 10, 'which blocks ten');
+	$holder->do('COMMIT');
+	my @errors = grep { defined } await_end(@crowd);
+	is("@errors", '', 'all ten are done');
+	is( $witness->value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'quiet'::regclass AND attname ~ '^c[0-9]'"),
+		10, 'and all ten columns are there');
+	forget_sessions($holder, @crowd);
+};
+
+subtest 'the worker ends who blocks them' => sub {
+	my $idler = session($node, 'idler', user => 'app');
+	$idler->do('BEGIN');
+	$idler->do('SELECT FROM quiet');
+	my $log = -s $node->logfile;
+	$ddl->send(add_column('quiet'));
+	await_progress('it waits', "phase = 'waiting'");
+	configure($node, blocker_min_idle => '100ms', blocker_min_wait => '100ms', blocker_action => 'terminate');
+	is($ddl->error, undef, 'the worker ends an idle session that blocks a statement at low priority');
+	my ($pid, $blocked) = ($idler->pid, $ddl->pid);
+	like(slurp_file($node->logfile, $log),
+		qr/LOG:  pg_lockguard: terminated PID $pid .* while blocking PID $blocked \(ALTER TABLE, AccessExclusiveLock on relation \d+\)/,
+		'and says so');
+	configure($node, blocker_action => 'off');
+	forget_sessions($idler);
+};
+
+subtest 'many statements leave no memory behind' => sub {
+	my $holder = session($node, 'holder');
+	$ddl->do("SET lock_timeout = '3ms'");
+	# Half of them in vain.
+	my $run = sub {
+		for my $i (1 .. $_[0])
+		{
+			$ddl->do("ALTER TABLE quiet ALTER id SET STATISTICS $i");
+			$holder->do('BEGIN');
+			$holder->do('LOCK TABLE quiet IN SHARE UPDATE EXCLUSIVE MODE');
+			eval { $ddl->do("ALTER TABLE quiet ALTER id SET STATISTICS $i"); fail('it must fail') };
+			$holder->do('COMMIT');
+		}
+	};
+	# All but the caches. 18 replaced the name of the parent by numbers.
+	my $cached = $node->pg_version >= 18
+	  ? q{path && ARRAY(SELECT path[level] FROM c WHERE name = 'CacheMemoryContext')}
+	  : q{'CacheMemoryContext' IN (name, parent)};
+	my $memory = sub {
+		return $ddl->value("WITH c AS MATERIALIZED (SELECT * FROM pg_backend_memory_contexts)
+			SELECT sum(total_bytes) FROM c WHERE ($cached) IS NOT TRUE");
+	};
+	$run->(20);
+	$memory->();
+	my $before = $memory->();
+	$run->(150);
+	is($memory->(), $before, 'they leave no memory behind');
+	is($ddl->value("SELECT count(*) FROM pg_backend_memory_contexts WHERE name LIKE 'pg_lockguard%'"),
+		0, 'nor a memory context');
+	$ddl->do('RESET ALL');
+	forget_sessions($holder);
+};
+
+# A slot of a prepared transaction is made anew for each of them, under no lock that a look takes.
+subtest 'transactions that are being prepared all the time, while holders are looked for' => sub {
+	my $load = start_load($node, 4,
+		"\\set gid random(1, 1000000000)\nBEGIN;\nINSERT INTO quiet VALUES (1);\nPREPARE TRANSACTION ':gid';\nCOMMIT PREPARED ':gid';\n");
+	my $altered = start_load($node, 2, "ALTER TABLE quiet SET (fillfactor = 90);\nSELECT count(holders) FROM pg_lockguard_progress;\n");
+	my $before = $witness->value('SELECT statements FROM pg_stat_lockguard');
+	await($node, 'many statements', 'SELECT statements > ? FROM pg_stat_lockguard', $before + 3000);
+	stop_load($altered);
+	stop_load($load);
+};
+
+ends_well($node);
+done_testing();

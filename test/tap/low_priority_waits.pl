@@ -1,0 +1,173 @@
+# pg_lockguard.ddl_mode = low_priority: a statement that waits outside of the lock queues. That nobody
+# waits behind it, what it shows meanwhile, and what does not wait so.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LockGuard;
+use LockGuard::LowPriority;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = start_node(
+	'waits',
+	"shared_preload_libraries = 'pg_lockguard'",
+	"deadlock_timeout = '200ms'",
+	'log_lock_waits = on');
+
+$node->safe_psql(
+	'postgres', q{
+	CREATE TABLE users (id int PRIMARY KEY, name text);
+	INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 100) i;
+	CREATE TABLE orders (id int PRIMARY KEY);
+	CREATE TABLE probed (id int);
+	INSERT INTO probed VALUES (1);
+	CREATE FUNCTION probe(int) RETURNS int VOLATILE LANGUAGE plpgsql AS $$
+	BEGIN
+		RAISE NOTICE 'lock_timeout is %', current_setting('lock_timeout');
+		RETURN $1;
+	END $$;
+});
+
+my $reader = session($node, 'reader');
+my $ddl = session($node, 'ddl');
+my $witness = session($node, 'witness');
+$witness->do("SET statement_timeout = '20s'");
+
+subtest 'it waits, and nobody waits behind it' => sub {
+	read_and_idle($reader);
+	$ddl->send(add_column());
+	await_low_priority($ddl);
+
+	is($witness->value('SELECT count(*) FROM users'), 100, 'a reader does not wait behind it');
+	$witness->do("UPDATE users SET name = name WHERE id = 1");
+	pass('nor does a writer');
+	is( $witness->value(
+			"SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND pid = ?", $ddl->pid),
+		0, 'it neither holds nor awaits the lock');
+
+	my ($row) = $witness->rows('SELECT * FROM pg_lockguard_progress');
+	is_deeply(
+		{ map { $_ => $row->{$_} } qw(pid datname usename command relation lock_mode phase holders deadline) },
+		{   pid => $ddl->pid,
+			datname => 'postgres',
+			usename => $witness->value('SELECT current_user'),
+			command => 'ALTER TABLE',
+			relation => 'public.users',
+			lock_mode => 'AccessExclusiveLock',
+			phase => 'waiting',
+			holders => [ $reader->pid ],
+			deadline => undef,
+		},
+		'pg_lockguard_progress says what it waits for');
+	cmp_ok($row->{attempt}, '>=', 1, 'attempts are counted');
+	is($row->{longest_stall}, '00:00:00', 'nobody was kept waiting');
+	like($row->{next_step}, qr/^tries again when a holder's transaction ends; looks again within \d+ ms$/,
+		'the next step in words');
+
+	is( tree($node, qw(blocked_by held_by lock_type lock_object lock_mode blocker_mode)),
+		"reader | - | - | - | - | - | -\n"
+		  . "└─ ddl | reader | reader | relation | public.users | AccessExclusiveLock | AccessShareLock\n",
+		'lock_tree() has it under the session that it waits for, with the lock that it is after');
+	is($witness->value("SELECT count(*) FROM lock_tree() WHERE deadlock"), 0, 'no deadlock is seen');
+
+	is( $witness->value(
+			'SELECT backend_xmin IS NULL AND backend_xid IS NULL FROM pg_stat_activity WHERE pid = ?', $ddl->pid),
+		1, 'it holds no snapshot and no transaction id');
+
+	$reader->do('COMMIT');
+	is($ddl->error, undef, 'it goes when the reader has gone');
+	is($witness->value("SELECT count(*) FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'c1'"),
+		1, 'and has done its work');
+	is_clean($ddl, 'after success');
+};
+
+# Wherever the lock of the session in the way stands: in a slot of that session, in the lock table, or in
+# a lock table that is too full to be searched at a glance. An attempt would be in vain, and would give
+# the transaction an id.
+subtest 'a lock is seen without an attempt' => sub {
+	for my $case (
+		[ 'in the table' => 'LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE' ],
+		[ 'in the table beside many others' =>
+			'SELECT pg_advisory_xact_lock(i) FROM generate_series(1, 5000) i; LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE' ],
+		[ 'in a slot beside a table with many others' =>
+			'SELECT pg_advisory_xact_lock(i) FROM generate_series(1, 5000) i; SELECT FROM users LIMIT 1' ])
+	{
+		my ($name, $take) = @$case;
+		$reader->do('BEGIN');
+		$reader->do($take);
+		$ddl->send(add_column());
+		await_low_priority($ddl);
+		is($witness->value('SELECT backend_xid FROM pg_stat_activity WHERE pid = ?', $ddl->pid),
+			undef, "a lock $name is seen without an attempt");
+		$reader->do('COMMIT');
+		is($ddl->error, undef, "... and waited for");
+	}
+};
+
+subtest 'with nothing in the way' => sub {
+	$ddl->do(add_column());
+	is_clean($ddl, 'with nothing in the way');
+};
+
+subtest 'what is logged' => sub {
+	my $log = -s $node->logfile;
+	read_and_idle($reader);
+	$ddl->send(add_column());
+	await($node, 'deadlock_timeout', "SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE waited > '1s')");
+	$reader->do('COMMIT');
+	is($ddl->error, undef, 'a wait that is logged');
+	my ($pid, $holder) = ($ddl->pid, $reader->pid);
+	my $text = slurp_file($node->logfile, $log);
+	is( scalar(() = $text =~
+			/LOG:  process $pid still waits at low priority for AccessExclusiveLock on relation \d+ of database \d+ after \d+\.\d{3} ms\n.*DETAIL:  Process holding the lock: $holder\./g
+		),
+		1,
+		'one line after deadlock_timeout');
+	is( scalar(() = $text =~
+			/LOG:  process $pid acquired AccessExclusiveLock on relation \d+ of database \d+ at low priority after \d+\.\d{3} ms\n/g
+		),
+		1,
+		'one line at the end');
+	unlike($text, qr/still waiting for ShareLock on virtual transaction/, 'none for each sleep');
+};
+
+subtest 'temporary tables are left alone' => sub {
+	$ddl->do("SET lock_timeout = '1min'; SET client_min_messages = notice");
+	my $noticed = '';
+	local $SIG{__WARN__} = sub { $noticed .= $_[0] };
+	$ddl->do('CREATE TEMP TABLE mine (id int); INSERT INTO mine VALUES (1)');
+	$ddl->{dbh}->{PrintWarn} = 1;
+	$ddl->do('ALTER TABLE mine ALTER id TYPE int USING probe(id)');
+	like($noticed, qr/lock_timeout is 1min/, 'a temporary table is left alone');
+	$noticed = '';
+	$ddl->do('ALTER TABLE probed ALTER id TYPE int USING probe(id)');
+	like($noticed, qr/lock_timeout is \d+ms/, 'another is not');
+	$ddl->{dbh}->{PrintWarn} = 0;
+	$ddl->do('RESET ALL');
+	is_clean($ddl, 'after a temporary table');
+};
+
+subtest 'NOWAIT, and transactions that only read' => sub {
+	$ddl->do("SET pg_lockguard.ddl_commands = 'LOCK TABLE, ALTER TABLE'");
+	$ddl->send('LOCK TABLE users');
+	like($ddl->error, qr/LOCK TABLE can only be used in transaction blocks/,
+		'LOCK TABLE outside of a transaction is what it is');
+	read_and_idle($reader);
+	$ddl->do('BEGIN');
+	$ddl->send('LOCK TABLE users NOWAIT');
+	like($ddl->error, qr/could not obtain lock on relation "users"/, 'NOWAIT does not wait');
+	$ddl->do('ROLLBACK');
+	$ddl->do('BEGIN READ ONLY');
+	$ddl->send(add_column());
+	like($ddl->error, qr/cannot execute ALTER TABLE in a read-only transaction/, 'nor does a read-only transaction');
+	$ddl->do('ROLLBACK');
+	$reader->do('COMMIT');
+	$ddl->do('RESET ALL');
+};
+
+ends_well($node);
+done_testing();
