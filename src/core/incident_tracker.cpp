@@ -306,7 +306,8 @@ class Step {
             root.session = kNotTracked;
             root.opened = root.new_peak = false;
             root.joined = kNotTracked;
-            ++root.missed;
+            if (root.missed++ == 0)
+                root.missed_at = look_.at;
             root.first_waiter = static_cast<std::uint32_t>(waiters_.size());
             const auto waiters = before_.waiters_of(earlier);
             waiters_.insert(waiters_.end(), waiters.begin(), waiters.end());

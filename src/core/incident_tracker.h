@@ -88,6 +88,7 @@ struct TrackedRoot {
     std::uint32_t joined; // the root that it waits behind now, or that it was prepared as, by its
                           // place in `roots`; else kNotTracked
     std::uint32_t missed; // looks in a row that did not see it
+    Timestamp missed_at;  // the first of them
 
     // Its waiters.
     std::uint32_t first_waiter;

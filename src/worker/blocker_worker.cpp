@@ -387,7 +387,7 @@ core::Timestamp time_of_next_look(pg::BlockerAction action, core::Microseconds n
     core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
     if (next_due >= 0)
         rest = std::min(rest, next_due + core::kMillisecond);
-    return pg::compat::steady_now() + rest;
+    return pg::steady_now() + rest;
 }
 
 /// Looks for incidents, where it is time to. Returns when to do so again, by the steady clock.
@@ -417,7 +417,7 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
     }
     // First without the latch: however many wake us, they share one look.
     WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, kShortestGap, wait_event);
-    core::Microseconds rest = time - pg::compat::steady_now();
+    core::Microseconds rest = time - pg::steady_now();
     int events = WL_LATCH_SET;
     if (rest > 0)
         events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -441,7 +441,7 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
         CHECK_FOR_INTERRUPTS();
         if (ConfigReloadPending)
             reload_configuration(history);
-        if (woken || pg::compat::steady_now() >= next_look) {
+        if (woken || pg::steady_now() >= next_look) {
             core::Microseconds next_due = -1;
             if (history->action != pg::BlockerAction::off)
                 next_due = look(look_context, history);

@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "boundary/memory.h"
 #include "boundary/settings.h"
 #include "locks/lock_holders.h"
@@ -225,8 +226,7 @@ void log_ends(IncidentWatch* watch, const core::IncidentState& state, MemoryCont
 }
 
 /// Finds out what has become of an incident that the look does not see.
-void settle(IncidentWatch* watch, core::IncidentState* state, core::TrackedRoot* root,
-            TimestampTz at) {
+void settle(IncidentWatch* watch, core::IncidentState* state, core::TrackedRoot* root) {
     if (root->place < 0) {
         root->closed = true;
         return;
@@ -236,7 +236,7 @@ void settle(IncidentWatch* watch, core::IncidentState* state, core::TrackedRoot*
     if (end == core::IncidentEnd::open)
         return;
     int64 part_of = end == core::IncidentEnd::became_part_of ? state->roots[root->joined].id : 0;
-    close(watch, root, end, part_of, at);
+    close(watch, root, end, part_of, root->missed_at);
 }
 
 // ---- From look to look
@@ -302,7 +302,7 @@ void look(IncidentWatch* watch, MemoryContext memory) {
     }
     for (core::TrackedRoot& root : state.roots) {
         if (root.id != 0 && root.session == core::kNotTracked)
-            settle(watch, &state, &root, scene.at);
+            settle(watch, &state, &root);
     }
     watch->waits = pg::sample_waits(watch->waits, watch->state.looked_at, scene,
                                     planned_gap(*watch, true), watch->contexts[other]);
@@ -346,7 +346,7 @@ core::Timestamp watch_incidents(IncidentWatch* watch, MemoryContext memory) {
         watch->next_look = 0;
         return core::kUnknownTime;
     }
-    core::Timestamp now = pg::compat::steady_now();
+    core::Timestamp now = pg::steady_now();
     if (now < watch->next_look)
         return watch->next_look;
     MemoryContext caller = MemoryContextSwitchTo(memory);
