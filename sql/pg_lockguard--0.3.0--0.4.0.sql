@@ -145,7 +145,8 @@ CREATE FUNCTION pg_stat_lockguard_waits(
     OUT blocker_application_name text,
     OUT waits int8,
     OUT wait_time float8,
-    OUT max_wait_time float8)
+    OUT max_wait_time float8,
+    OUT stats_reset timestamptz)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
 AS 'MODULE_PATHNAME', 'pg_lockguard_wait_statistics';

@@ -12,6 +12,7 @@
 #include "shmem/incident_ring.h"
 #include "shmem/prepared_names.h"
 #include "shmem/protections.h"
+#include "shmem/record_file.h"
 #include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
 #include "shmem/wait_decisions.h"
@@ -52,6 +53,7 @@ void _PG_init(void) {
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);
+        pg::set_up_record_file();
         pg::install_failure_watch();
         pg::install_prepared_names();
         features::install_victim_notice();

@@ -443,12 +443,14 @@ std::string_view incident_end_name(IncidentEnd end) {
 IncidentEnd end_of_incident(const TrackedRoot& root, const RootEvidence& evidence) {
     if (root.joined != kNotTracked)
         return IncidentEnd::became_part_of;
-    if (evidence.note == FailureNote::deadlock || (root.cycle && evidence.ring_noted))
+    if (evidence.note == FailureNote::deadlock || evidence.ring_noted)
         return IncidentEnd::deadlock;
     if (evidence.note == FailureNote::terminated)
         return IncidentEnd::terminated;
     if (evidence.note == FailureNote::cancelled)
         return IncidentEnd::cancelled;
+    if (evidence.waiters_noted)
+        return IncidentEnd::waiters_gave_up;
     if (evidence.holds)
         return root.missed > 1 ? IncidentEnd::waiters_gave_up : IncidentEnd::open;
     if (evidence.session_gone && !evidence.notes_complete)

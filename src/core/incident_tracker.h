@@ -148,12 +148,13 @@ enum class IncidentEnd : std::uint8_t {
 std::string_view incident_end_name(IncidentEnd end);
 
 /// What a transaction that failed has said of itself.
-enum class FailureNote : std::uint8_t { none, terminated, cancelled, deadlock };
+enum class FailureNote : std::uint8_t { none, terminated, cancelled, deadlock, lock_timeout };
 
 /// What can be seen of a root that keeps nobody waiting any more.
 struct RootEvidence {
     FailureNote note;      // of its transaction, since it was last seen to keep somebody waiting
     bool ring_noted;       // a member of its ring has been chosen to end the deadlock
+    bool waiters_noted;    // all who waited have failed
     bool transaction_over; // it is not in that transaction any more
     bool session_gone;
     bool notes_complete; // whoever fails says so: else silence means nothing

@@ -39,6 +39,8 @@ core::FailureNote note_of(const ErrorData& error) {
         return core::FailureNote::cancelled;
     if (error.sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
         return core::FailureNote::deadlock;
+    if (error.sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+        return core::FailureNote::lock_timeout;
     return core::FailureNote::none;
 }
 

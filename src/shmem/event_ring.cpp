@@ -139,4 +139,13 @@ bool read_event(int64 id, Event* event) {
     return false;
 }
 
+void restore_event(const Event& event) {
+    if (event.id <= 0)
+        return;
+    Place* place = place_of(event.id);
+    place->event = event;
+    pg_atomic_write_u64(&place->word, static_cast<uint64>(event.id) * 2);
+    pg_atomic_write_u64(&state.ring->newest, static_cast<uint64>(event.id));
+}
+
 } // namespace lockguard::pg

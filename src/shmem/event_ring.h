@@ -35,7 +35,7 @@ const char* event_kind_name(EventKind kind);
 /// One event. Plain data of fixed size; text is cut to fit, and ends with a NUL. Names are OIDs
 /// here: who reads them resolves them. Make it with new_event().
 struct Event {
-    int64 id; // counts from 1 since the server was started; given by record_event()
+    int64 id; // counts from 1; given by record_event()
     TimestampTz at;
     EventKind kind;
 
@@ -93,6 +93,10 @@ EventRange recorded_events();
 
 /// Copies one. Returns false where it is overwritten, or not whole yet. Never waits.
 bool read_event(int64 id, Event* event);
+
+/// Puts an event of an earlier run of the server into the ring, which nobody else uses yet, in
+/// ascending order of their numbers.
+void restore_event(const Event& event);
 
 extern const SharedPart event_ring_part;
 

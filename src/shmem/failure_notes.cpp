@@ -7,7 +7,7 @@ namespace {
 struct Note {
     pg_atomic_uint64 who; // pid and, in the lower half, lxid; 0 where there is none
     pg_atomic_uint64
-        what; // when, in microseconds, times 8; 4 where it ends the transaction; a note
+        what; // when, in microseconds, times 16; 8 where it ends the transaction; a note
 };
 
 SlotsByProc<Note> notes;
@@ -31,7 +31,7 @@ void leave_failure_note(core::FailureNote note, bool ends_transaction, Timestamp
         return;
     pg_atomic_write_u64(&own->who, 0);
     pg_write_barrier();
-    pg_atomic_write_u64(&own->what, (static_cast<uint64>(at) << 3) | (ends_transaction ? 4 : 0) |
+    pg_atomic_write_u64(&own->what, (static_cast<uint64>(at) << 4) | (ends_transaction ? 8 : 0) |
                                         static_cast<uint64>(note));
     pg_write_barrier();
     pg_atomic_write_u64(&own->who, (static_cast<uint64>(static_cast<uint32>(MyProcPid)) << 32) |
@@ -49,8 +49,8 @@ FailureNoteRead read_failure_note(int procno, int pid) {
     pg_read_barrier();
     if (who >> 32 != static_cast<uint64>(pid) || who != pg_atomic_read_u64(&note->who))
         return none;
-    return {static_cast<core::FailureNote>(what & 3), (what & 4) != 0,
-            static_cast<LocalTransactionId>(who), static_cast<TimestampTz>(what >> 3)};
+    return {static_cast<core::FailureNote>(what & 7), (what & 8) != 0,
+            static_cast<LocalTransactionId>(who), static_cast<TimestampTz>(what >> 4)};
 }
 
 } // namespace lockguard::pg

@@ -130,7 +130,18 @@ Incident* incident_at(int place) {
     return &state.ring->places[place];
 }
 
-void set_last_incident_id(int64 id) {
+void restore_incident(const Incident& incident) {
+    int place = find_room();
+    if (incident.id <= 0 || place < 0 || state.ring->places[place].id > incident.id)
+        return;
+    state.ring->places[place] = incident;
+}
+
+int64 last_incident_number() {
+    return state.ring->last_id;
+}
+
+void set_last_incident_number(int64 id) {
     state.ring->last_id = id;
 }
 

@@ -115,9 +115,11 @@ int64 last_incident_id();
 
 extern const SharedPart incident_ring_part;
 
-// ---- For shmem/record_file: all of it, while nobody else is there.
+// ---- For shmem/record_file, in the postmaster, while nobody else is there: without the lock.
 
 Incident* incident_at(int place);
-void set_last_incident_id(int64 id);
+void restore_incident(const Incident& incident);
+int64 last_incident_number();
+void set_last_incident_number(int64 id);
 
 } // namespace lockguard::pg

@@ -21,6 +21,7 @@ struct Place {
 };
 
 struct Table {
+    TimestampTz reset_at;
     int used; // places that have an entry: the first so many
     Place places[FLEXIBLE_ARRAY_MEMBER];
 };
@@ -43,7 +44,8 @@ Size table_size() {
     return add_size(places_size(), mul_size(sizeof(int), static_cast<Size>(settings.waits_max)));
 }
 
-void empty_table() {
+void empty_table(TimestampTz now) {
+    state.table->reset_at = now;
     state.table->used = 0;
     for (int i = 0; i < state.places; i++)
         state.buckets[i] = kNoPlace;
@@ -55,7 +57,7 @@ void attach(void* memory, bool is_new) {
     state.places = settings.waits_max;
     state.lock = &GetNamedLWLockTranche(kLockName)->lock;
     if (is_new)
-        empty_table();
+        empty_table(GetCurrentTimestamp());
 }
 
 int* bucket_of(const core::WaitKey& key) {
@@ -135,10 +137,11 @@ int add_waits(std::span<const core::WaitAddition> additions, TimestampTz now) {
     return evicted;
 }
 
-std::span<const WaitEntry> read_waits() {
+std::span<const WaitEntry> read_waits(TimestampTz* reset_at) {
     auto* entries = new_array<WaitEntry>(static_cast<std::size_t>(wait_places()));
     std::size_t count = 0;
     LWLockAcquire(state.lock, LW_SHARED);
+    *reset_at = state.table->reset_at;
     for (int i = 0; i < state.table->used; i++)
         entries[count++] = state.table->places[i].entry;
     LWLockRelease(state.lock);
@@ -146,8 +149,9 @@ std::span<const WaitEntry> read_waits() {
 }
 
 void reset_waits() {
+    TimestampTz now = GetCurrentTimestamp();
     LWLockAcquire(state.lock, LW_EXCLUSIVE);
-    empty_table();
+    empty_table(now);
     LWLockRelease(state.lock);
 }
 
@@ -159,12 +163,22 @@ WaitEntry* wait_entry_at(int place) {
     return &state.table->places[place].entry;
 }
 
-void index_waits() {
-    empty_table();
-    for (int i = 0; i < state.places && state.table->places[i].entry.waits > 0; i++) {
-        link(i);
-        state.table->used++;
-    }
+bool is_used_wait_place(int place) {
+    return place < state.table->used;
+}
+
+void restore_wait(const WaitEntry& entry) {
+    int evicted = 0;
+    if (entry.waits > 0 && find(entry.key) == nullptr)
+        *make(entry.key, &evicted) = entry;
+}
+
+TimestampTz waits_reset_at() {
+    return state.table->reset_at;
+}
+
+void set_waits_reset_at(TimestampTz at) {
+    state.table->reset_at = at;
 }
 
 } // namespace lockguard::pg

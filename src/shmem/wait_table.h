@@ -23,17 +23,21 @@ struct WaitEntry {
 /// Adds them up. Returns how many entries made room.
 int add_waits(std::span<const core::WaitAddition> additions, TimestampTz now);
 
-/// All of them, in no order. Allocated in the current memory context.
-std::span<const WaitEntry> read_waits();
+/// All of them, in no order, and since when they have been added up. Allocated in the current
+/// memory context.
+std::span<const WaitEntry> read_waits(TimestampTz* reset_at);
 
 void reset_waits();
 
 extern const SharedPart wait_table_part;
 
-// ---- For shmem/record_file: all of it, while nobody else is there.
+// ---- For shmem/record_file, in the postmaster, while nobody else is there: without the lock.
 
 int wait_places();
+bool is_used_wait_place(int place);
 WaitEntry* wait_entry_at(int place);
-void index_waits();
+void restore_wait(const WaitEntry& entry);
+TimestampTz waits_reset_at();
+void set_waits_reset_at(TimestampTz at);
 
 } // namespace lockguard::pg

@@ -29,18 +29,21 @@ enum Column : int {
     col_waits,
     col_wait_time,
     col_max_wait_time,
+    col_stats_reset,
     column_count
 };
 
 constexpr Oid kTypes[column_count] = {
-    NAMEOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, NAMEOID, TEXTOID, INT8OID, FLOAT8OID, FLOAT8OID,
+    NAMEOID, TEXTOID, OIDOID,    TEXTOID,   TEXTOID,        NAMEOID,
+    TEXTOID, INT8OID, FLOAT8OID, FLOAT8OID, TIMESTAMPTZOID,
 };
 
 Datum milliseconds(int64 microseconds) {
     return Float8GetDatum(static_cast<double>(microseconds) / 1000);
 }
 
-void put_row(const pg::WaitEntry& entry, pg::NameLookup names, ReturnSetInfo* result) {
+void put_row(const pg::WaitEntry& entry, TimestampTz reset_at, pg::NameLookup names,
+             ReturnSetInfo* result) {
     const core::WaitKey& key = entry.key;
     pg::ResultRow<column_count> row;
     auto set_text = [&row](Column column, const char* text) {
@@ -69,6 +72,7 @@ void put_row(const pg::WaitEntry& entry, pg::NameLookup names, ReturnSetInfo* re
     row.set(col_waits, Int64GetDatum(entry.waits));
     row.set(col_wait_time, milliseconds(entry.time));
     row.set(col_max_wait_time, milliseconds(entry.longest));
+    row.set(col_stats_reset, TimestampTzGetDatum(reset_at));
     row.put(result);
 }
 
@@ -82,14 +86,15 @@ Datum pg_lockguard_wait_statistics(PG_FUNCTION_ARGS) {
     using namespace lockguard;
     pg::require_shared_state();
     ReturnSetInfo* result = pg::begin_result(fcinfo, "pg_stat_lockguard_waits()", features::kTypes);
-    auto entries = pg::read_waits();
+    TimestampTz reset_at;
+    auto entries = pg::read_waits(&reset_at);
     MemoryContext row_context =
         AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard waits", ALLOCSET_DEFAULT_SIZES);
     pg::NameLookup names = pg::open_name_lookup();
     MemoryContext caller = MemoryContextSwitchTo(row_context);
     for (const pg::WaitEntry& entry : entries) {
         CHECK_FOR_INTERRUPTS();
-        features::put_row(entry, names, result);
+        features::put_row(entry, reset_at, names, result);
         MemoryContextReset(row_context);
     }
     MemoryContextSwitchTo(caller);

@@ -101,16 +101,22 @@ void record(IncidentWatch* watch, const pg::IncidentScene& scene, core::TrackedR
 
 // ---- How it ended
 
-/// Has a member of the root's ring been chosen to end the deadlock?
-bool ring_noted(const core::IncidentState& state, const core::TrackedRoot& root) {
-    if (!root.cycle)
-        return false;
+/// What the failures of those who waited at the latest look that saw the root say.
+void read_waiters_notes(const core::IncidentState& state, const core::TrackedRoot& root,
+                        core::RootEvidence* evidence) {
+    evidence->waiters_noted = root.waiter_count > 0;
     for (const core::TrackedWaiter& waiter : state.waiters_of(root)) {
+        if (!waiter.waiting)
+            continue;
         pg::FailureNoteRead note = pg::read_failure_note(waiter.procno, waiter.pid);
-        if (note.note == core::FailureNote::deadlock && note.at >= root.seen_before)
-            return true;
+        if (note.note == core::FailureNote::none || note.at < root.seen_before) {
+            evidence->waiters_noted = false;
+            continue;
+        }
+        // Who waited for the root itself can have closed a ring through it alone.
+        if (note.note == core::FailureNote::deadlock && (root.cycle || waiter.direct))
+            evidence->ring_noted = true;
     }
-    return false;
 }
 
 /// Does the root still hold what the last one waited for?
@@ -150,7 +156,7 @@ core::RootEvidence gather_evidence(const IncidentWatch& watch, const core::Incid
         if (about_it || end_of_session)
             evidence.note = note.note;
     }
-    evidence.ring_noted = ring_noted(state, root);
+    read_waiters_notes(state, root, &evidence);
     evidence.holds = still_holds(root, watch.last_waits[root.place], evidence.transaction_over);
     return evidence;
 }
