@@ -1,7 +1,8 @@
 -- complain if this script is run by psql instead of ALTER EXTENSION
 \echo Use "ALTER EXTENSION pg_lockguard UPDATE" to load this file. \quit
 
--- More columns: spared_snapshot, spared_no_client.
+-- More columns: cancellations, cancel_*, cancels_in_vain, spared_snapshot, spared_committing,
+-- spared_no_client.
 DROP VIEW pg_stat_lockguard;
 DROP FUNCTION pg_stat_lockguard();
 
@@ -21,6 +22,10 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT terminations int8,
     OUT rehearsals int8,
     OUT rehearsals_needless int8,
+    OUT cancellations int8,
+    OUT cancel_rehearsals int8,
+    OUT cancel_rehearsals_needless int8,
+    OUT cancels_in_vain int8,
     OUT spared_prepared int8,
     OUT spared_replication int8,
     OUT spared_background int8,
@@ -31,6 +36,7 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_application int8,
     OUT spared_snapshot int8,
     OUT spared_stalled int8,
+    OUT spared_committing int8,
     OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,
@@ -53,6 +59,28 @@ COMMENT ON VIEW pg_stat_lockguard IS
     'counters of the DDL guard and the worker since stats_reset; times are in milliseconds';
 
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
+
+-- What a DDL statement would do.
+CREATE FUNCTION ddl_preview(
+    statement text,
+    with_standbys bool DEFAULT false,
+    OUT step int4,
+    OUT action text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT size int8,
+    OUT stops text,
+    OUT held_by int4[],
+    OUT longest_idle interval,
+    OUT longest_xact interval,
+    OUT complete bool,
+    OUT advice text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5
+AS 'MODULE_PATHNAME', 'pg_lockguard_ddl_preview';
+
+COMMENT ON FUNCTION ddl_preview(text, bool) IS
+    'what a DDL statement would lock, rewrite and scan, and who is in its way now';
 
 -- ---- Incidents, gauges, pictures
 

@@ -13,6 +13,7 @@
 #include "shmem/prepared_names.h"
 #include "shmem/protections.h"
 #include "shmem/record_file.h"
+#include "shmem/running_work.h"
 #include "shmem/termination_notice.h"
 #include "shmem/wait_board.h"
 #include "shmem/wait_decisions.h"
@@ -33,14 +34,12 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::cancel_notices_part,    &pg::counters_part,
-    &pg::event_ring_part,        &pg::imported_snapshots_part,
-    &pg::server_protection_part, &pg::session_protections_part,
-    &pg::statistics_part,        &pg::termination_notices_part,
-    &pg::wait_board_part,        &pg::wait_decisions_part,
-    &pg::worker_fuses_part,      &pg::worker_procno_part,
-    &pg::failure_notes_part,     &pg::incident_ring_part,
-    &pg::prepared_names_part,    &pg::wait_table_part,
+    &pg::cancel_notices_part,      &pg::counters_part,       &pg::event_ring_part,
+    &pg::imported_snapshots_part,  &pg::running_work_part,   &pg::server_protection_part,
+    &pg::session_protections_part, &pg::statistics_part,     &pg::termination_notices_part,
+    &pg::wait_board_part,          &pg::wait_decisions_part, &pg::worker_fuses_part,
+    &pg::worker_procno_part,       &pg::failure_notes_part,  &pg::incident_ring_part,
+    &pg::prepared_names_part,      &pg::wait_table_part,
 };
 
 } // namespace

@@ -177,6 +177,7 @@ SubtransactionEnd run_in_subtransaction(Body&& body, Expected&& expected) {
     static_assert(std::is_trivially_destructible_v<std::remove_reference_t<Body>> &&
                       std::is_trivially_destructible_v<std::decay_t<Expected>>,
                   "a longjmp skips destructors");
+    Assert(IsTransactionState() && !IsInParallelMode());
     const MemoryContext context = CurrentMemoryContext;
     const ResourceOwner owner = CurrentResourceOwner;
     SubtransactionEnd end = {false, nullptr};

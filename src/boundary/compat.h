@@ -173,6 +173,32 @@ bool holds_lock(const LOCKTAG& tag, LOCKMODE mode, Function* held_by_me = LockHe
         return held_by_me(&tag, mode);
 }
 
+/// Calls visit(relation, modes) for the locks on relations of its own database that a process has
+/// in its fast-path slots. Certain only while the caller holds proc->fpInfoLock. 18 gave a process
+/// as many groups of slots as max_locks_per_transaction needs, and a prepared transaction none.
+template <class Visit>
+void for_each_fast_path_lock(const PGPROC* proc, Visit visit) {
+#if PG_VERSION_NUM >= 180000
+    // Read once: without the lock it may be that of a transaction which is just being prepared.
+    const uint64* slot_bits = *const_cast<uint64* const volatile*>(&proc->fpLockBits);
+    constexpr int group_slots = FP_LOCK_SLOTS_PER_GROUP;
+    const int groups = slot_bits == nullptr ? 0 : FastPathLockSlotsPerBackend() / group_slots;
+    auto bits_of = [slot_bits](int group) { return slot_bits[group]; };
+#else
+    constexpr int group_slots = FP_LOCK_SLOTS_PER_BACKEND;
+    constexpr int groups = 1;
+    auto bits_of = [proc](int) { return proc->fpLockBits; };
+#endif
+    for (int group = 0; group < groups; group++) {
+        // Three bits a slot, for AccessShareLock, RowShareLock and RowExclusiveLock.
+        uint64 bits = bits_of(group);
+        for (int slot = group * group_slots; bits != 0; bits >>= 3, slot++) {
+            if ((bits & 7) != 0)
+                visit(proc->fpRelId[slot], static_cast<LOCKMASK>((bits & 7) << AccessShareLock));
+        }
+    }
+}
+
 /// The modes that a process holds on a relation of its own database in its fast-path slots. Certain
 /// only while the caller holds proc->fpInfoLock. 18 gave a process as many groups of slots as
 /// max_locks_per_transaction needs, and a prepared transaction none.
@@ -227,11 +253,27 @@ inline bool may_create_in_schema(Oid schema, Oid role) {
 #endif
 }
 
+inline bool may_create_in_tablespace(Oid tablespace, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(TableSpaceRelationId, tablespace, role, ACL_CREATE) == ACLCHECK_OK;
+#else
+    return pg_tablespace_aclcheck(tablespace, role, ACL_CREATE) == ACLCHECK_OK;
+#endif
+}
+
 inline bool owns_schema(Oid schema, Oid role) {
 #if PG_VERSION_NUM >= 160000
     return object_ownercheck(NamespaceRelationId, schema, role);
 #else
     return pg_namespace_ownercheck(schema, role);
+#endif
+}
+
+inline bool owns_type(Oid type, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(TypeRelationId, type, role);
+#else
+    return pg_type_ownercheck(type, role);
 #endif
 }
 
@@ -350,6 +392,17 @@ inline const RangeVar* clustered_table(const Node* statement) {
     return target == nullptr ? nullptr : target->relation;
 #else
     return reinterpret_cast<const ClusterStmt*>(statement)->relation;
+#endif
+}
+
+// ---- The server log. 19 has a level for each type of process.
+
+/// From which level on this process writes messages to the server log.
+inline int server_log_level() {
+#if PG_VERSION_NUM >= 190000
+    return log_min_messages[MyBackendType];
+#else
+    return log_min_messages;
 #endif
 }
 

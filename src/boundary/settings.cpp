@@ -3,6 +3,7 @@
 #include "core/fuses.h"
 #include "core/name_pattern.h"
 #include "boundary/guarded_commands.h"
+#include "boundary/request_modes.h"
 
 extern "C" {
 #include "utils/varlena.h"
@@ -38,6 +39,20 @@ constexpr config_enum_entry kBlockerActions[] = {
     {"off", static_cast<int>(BlockerAction::off), false},
     {"log", static_cast<int>(BlockerAction::log), false},
     {"terminate", static_cast<int>(BlockerAction::terminate), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kBlockerActiveActions[] = {
+    {"off", static_cast<int>(BlockerActiveAction::off), false},
+    {"log", static_cast<int>(BlockerActiveAction::log), false},
+    {"cancel", static_cast<int>(BlockerActiveAction::cancel), false},
+    {nullptr, 0, false},
+};
+
+constexpr config_enum_entry kDdlHeavy[] = {
+    {"allow", static_cast<int>(DdlHeavy::allow), false},
+    {"warn", static_cast<int>(DdlHeavy::warn), false},
+    {"refuse", static_cast<int>(DdlHeavy::refuse), false},
     {nullptr, 0, false},
 };
 
@@ -158,6 +173,30 @@ void define_guard_settings() {
         kDdlSessionLockTimeout, PGC_USERSET, 0, nullptr, nullptr, nullptr);
 }
 
+/// What is told, or refused, of statements that rewrite, scan or index a relation.
+void define_heavy_settings() {
+    DefineCustomEnumVariable(
+        "pg_lockguard.ddl_heavy",
+        "What a guarded statement does that is about to rewrite, scan or index a large relation "
+        "while it stops readers or writers.",
+        "allow: goes on. warn: says so. refuse: fails, before the first page is read.",
+        &settings.ddl_heavy, static_cast<int>(DdlHeavy::allow), kDdlHeavy, PGC_SUSET, 0, nullptr,
+        nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.ddl_heavy_min_size",
+                            "The size from which on a relation is large to pg_lockguard.ddl_heavy.",
+                            nullptr, &settings.ddl_heavy_min_size, 1024 * 1024, 0, INT_MAX,
+                            PGC_SUSET, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.ddl_heavy_confirm",
+        "The relation with which that is meant: pg_lockguard.ddl_heavy lets it pass.",
+        "Written as the error message has it, such as public.orders. For SET LOCAL.",
+        &settings.ddl_heavy_confirm, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.preview_max_hold", "The longest that ddl_preview() runs the statement.",
+        "Served at the next check for interrupts after that.", &settings.preview_max_hold, 20, 1,
+        60 * 1000, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+}
+
 /// Whom the worker ends, and when.
 void define_worker_settings() {
     DefineCustomEnumVariable(
@@ -187,8 +226,30 @@ void define_worker_settings() {
         "Whether a blocker counts as idle while it waits for its client in a statement.",
         "Such as COPY FROM STDIN whose client sends nothing any more.",
         &settings.blocker_stalled_clients, false, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "pg_lockguard.blocker_request_modes", "Whose blockers the worker looks for, by lock mode.",
+        "A list of the modes in which somebody waits for a relation, separated by commas.",
+        &settings.blocker_request_modes, "AccessExclusiveLock", PGC_SIGHUP, 0, check_request_modes,
+        assign_request_modes, nullptr);
+    DefineCustomEnumVariable(
+        "pg_lockguard.blocker_active_action",
+        "What the worker does about statements that block such a request for too long.",
+        "off: nothing. log: say what it would do. cancel: cancel them.",
+        &settings.blocker_active_action, static_cast<int>(BlockerActiveAction::off),
+        kBlockerActiveActions, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.blocker_min_active",
+                            "How long a blocker's statement has run before it may be cancelled.",
+                            nullptr, &settings.blocker_min_active, 300000, 0, INT_MAX, PGC_SIGHUP,
+                            GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomBoolVariable("pg_lockguard.blocker_concurrently",
+                             "Whether sessions count as blockers whose transaction CREATE INDEX "
+                             "CONCURRENTLY and the like wait for.",
+                             "They wait for transactions to end, not for a relation.",
+                             &settings.blocker_concurrently, false, PGC_SIGHUP, 0, nullptr, nullptr,
+                             nullptr);
     DefineCustomIntVariable("pg_lockguard.max_terminations_per_minute",
-                            "The most sessions that the worker ends in any minute.",
+                            "The most sessions that the worker ends, or whose statements it "
+                            "cancels, in any minute.",
                             "Beyond that it only logs.", &settings.max_terminations_per_minute, 10,
                             0, core::kMostTerminationsPerMinute, PGC_SIGHUP, 0, nullptr, nullptr,
                             nullptr);
@@ -263,6 +324,7 @@ void define_incident_settings() {
 void define_settings(const SettingHooks& setting_hooks) {
     hooks = setting_hooks;
     define_guard_settings();
+    define_heavy_settings();
     define_worker_settings();
     define_exemptions();
     define_record_settings();

@@ -13,7 +13,9 @@ enum class DdlMode : int { off, lock_timeout, low_priority };
 enum class DdlOnTimeout : int { error, queue, terminate };
 enum class DdlSessionLockTimeout : int { wait, stall };
 enum class BlockerAction : int { off, log, terminate };
+enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
+enum class DdlHeavy : int { allow, warn, refuse };
 
 struct Settings {
     // The guard (SUSET)
@@ -23,6 +25,11 @@ struct Settings {
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
+    // Heavy work (SUSET)
+    int ddl_heavy;                // a DdlHeavy
+    int ddl_heavy_min_size;       // kB
+    char* ddl_heavy_confirm;      // USERSET: the relation, as the error writes it
+    int preview_max_hold;         // ms
     int ddl_notice_interval;      // ms; 0: never (USERSET)
     int ddl_session_lock_timeout; // a DdlSessionLockTimeout (USERSET)
     // The worker (SIGHUP)
@@ -31,6 +38,10 @@ struct Settings {
     int blocker_min_wait; // ms
     int worker_interval;  // ms
     bool blocker_stalled_clients;
+    char* blocker_request_modes; // see counting_request_modes() in boundary/request_modes
+    int blocker_active_action;   // a BlockerActiveAction
+    int blocker_min_active;      // ms
+    bool blocker_concurrently;
     int max_terminations_per_minute;
     char* exempt_roles;        // a list of identifiers, as SplitIdentifierString() reads it
     char* exempt_databases;    // likewise
@@ -48,10 +59,18 @@ struct Settings {
 
     DdlMode mode() const { return static_cast<DdlMode>(ddl_mode); }
     DdlOnTimeout on_timeout() const { return static_cast<DdlOnTimeout>(ddl_on_timeout); }
+    DdlHeavy heavy() const { return static_cast<DdlHeavy>(ddl_heavy); }
     DdlSessionLockTimeout session_lock_timeout() const {
         return static_cast<DdlSessionLockTimeout>(ddl_session_lock_timeout);
     }
     BlockerAction action() const { return static_cast<BlockerAction>(blocker_action); }
+    BlockerActiveAction active_action() const {
+        return static_cast<BlockerActiveAction>(blocker_active_action);
+    }
+    /// Does the worker look for blockers at all?
+    bool looks_for_blockers() const {
+        return action() != BlockerAction::off || active_action() != BlockerActiveAction::off;
+    }
     LoggedEvents logged_events() const { return static_cast<LoggedEvents>(log_events); }
 };
 

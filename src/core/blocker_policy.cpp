@@ -27,13 +27,35 @@ Microseconds idleness(const SessionFacts& facts, Timestamp now) {
     return facts.stalled ? age(facts.stalled_since, now) : kNoAge;
 }
 
+/// What the session does that is held against it, and when it will have done it for long enough.
+struct Offence {
+    Remedy remedy;
+    Microseconds lasted; // so far
+    Microseconds to_go;  // 0: long enough; kNoAge: it never will
+};
+
+/// \param xact_start  of its transaction
+Offence offence_of(const SessionFacts& facts, Timestamp xact_start, const BlockedRequest& request,
+                   const BlockerLimits& limits, Timestamp now) {
+    const Microseconds idle = idleness(facts, now);
+    const Microseconds idle_to_go = time_to(limits.min_idle, idle);
+    const Offence as_idle = {Remedy::end, idle, limits.end_idle ? idle_to_go : kNoAge};
+    if (idle_to_go == 0 || !limits.cancel_active || !facts.active || request.for_transaction)
+        return as_idle;
+    // A procedure that commits on its way starts anew each time.
+    const Microseconds active = std::min(age(facts.state_start, now), age(xact_start, now));
+    const Offence as_active = {Remedy::cancel, active, time_to(limits.min_active, active)};
+    const bool idle_first = as_idle.to_go >= 0 && as_idle.to_go < as_active.to_go;
+    return idle_first || as_active.to_go < 0 ? as_idle : as_active;
+}
+
 bool can_be_named(const Session& session, const SessionFacts& facts) {
     return session.pid > 0 || (session.pid == 0 && facts.prepared);
 }
 
 } // namespace
 
-SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits) {
+SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits, Remedy remedy) {
     if (facts.prepared)
         return SpareReason::prepared_transaction;
     if (facts.replication)
@@ -52,6 +74,8 @@ SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits)
         return SpareReason::exempt_application;
     if (facts.shares_snapshot)
         return SpareReason::shared_snapshot;
+    if (remedy == Remedy::cancel)
+        return facts.committing ? SpareReason::committing : SpareReason::none;
     if (!facts.idle_in_transaction && !limits.stalled_clients)
         return SpareReason::stalled_client;
     return SpareReason::none;
@@ -82,6 +106,8 @@ std::string_view spare_reason_text(SpareReason reason) {
     case SpareReason::stalled_client:
         return "it waits for its client in the middle of a statement, and "
                "pg_lockguard.blocker_stalled_clients is off";
+    case SpareReason::committing:
+        return "it waits until synchronous standbys have its commit";
     case SpareReason::no_client_waits:
         return "the request of a background process does not count: no client waits behind it";
     }
@@ -90,7 +116,15 @@ std::string_view spare_reason_text(SpareReason reason) {
 
 namespace {
 
-/// Does the request count? `marks` is work space, one for each of graph.sessions.
+/// Is it for something that counts?
+bool is_of_interest(const BlockedRequest& request, const BlockerLimits& limits) {
+    if (request.for_transaction)
+        return limits.concurrently;
+    return is_real_mode(request.wanted) && (limits.request_modes & mode_bit(request.wanted)) != 0;
+}
+
+/// Does the request count, for whoever makes it? `marks` is work space, one for each of
+/// graph.sessions.
 bool counts(const LockGraph& graph, std::span<const SessionFacts> facts,
             const BlockedRequest& request, std::span<bool> marks) {
     if (request.requester != Requester::background)
@@ -169,7 +203,7 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
 
     for (std::uint32_t i = 0; i < requests.size(); ++i) {
         const BlockedRequest& request = requests[i];
-        if (request.wanted != kAccessExclusive || request.requester == Requester::exempt ||
+        if (!is_of_interest(request, limits) || request.requester == Requester::exempt ||
             request.session >= graph.sessions.size())
             continue;
         const bool in_vain = !counts(graph, facts, request, {marks.data(), graph.sessions.size()});
@@ -180,20 +214,22 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
             if (!edge.holds || victim == request.session || victim >= known_sessions ||
                 !can_be_named(graph.sessions[victim], facts[victim]))
                 continue;
-            const Microseconds idle = idleness(facts[victim], now);
-            const Microseconds blocked_for = std::min(waited, age(facts[victim].xact_start, now));
-            const Microseconds to_idle = time_to(limits.min_idle, idle);
+            const Timestamp xact_start = facts[victim].xact_start;
+            const Offence offence = offence_of(facts[victim], xact_start, request, limits, now);
+            const Microseconds blocked_for = std::min(waited, age(xact_start, now));
             const Microseconds to_wait = time_to(limits.min_wait, blocked_for);
-            if (to_idle < 0 || to_wait < 0)
+            if (offence.to_go < 0 || to_wait < 0)
                 continue;
-            const Microseconds due = std::max(to_idle, to_wait);
+            const Microseconds due = std::max(offence.to_go, to_wait);
             if (due > 0) {
                 note_due((in_vain ? due_in_vain : due_in)[victim], due);
                 continue;
             }
 
-            BlockerDecision decision = {victim,      i, idle,
-                                        blocked_for, 0, spare_reason(facts[victim], limits)};
+            BlockerDecision decision = {
+                victim,        i, offence.lasted,
+                blocked_for,   0, spare_reason(facts[victim], limits, offence.remedy),
+                offence.remedy};
             if (in_vain && decision.spared == SpareReason::none)
                 decision.spared = SpareReason::no_client_waits;
             if (decision_on[victim] == kNoDecision) {

@@ -82,25 +82,24 @@ void learn_from_sleep(WaitPolicy& policy, Timestamp now) {
 /// While one session stays, what the others would need can't be measured; but where all of them are
 /// new since the look before, the others of that look have ended. How long one would wait for the
 /// last of many to end is, on average, how long ago the first of them began.
-void learn_from_look(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
+void learn_from_look(WaitPolicy& policy, const HoldersSeen& present, Timestamp now) {
     const Microseconds elapsed = since(policy.sleep_start, now);
-    if (policy.vain_sleeps == 0 || obstacles.holders < 2 || obstacles.oldest_age < elapsed ||
-        obstacles.next_age >= elapsed)
+    if (policy.vain_sleeps == 0 || present.holders < 2 || present.oldest_age < elapsed ||
+        present.next_age >= elapsed)
         return;
-    remember(
-        policy,
-        {.took = obstacles.next_age, .oldest = obstacles.next_age, .ends = obstacles.holders - 1});
+    remember(policy,
+             {.took = present.next_age, .oldest = present.next_age, .ends = present.holders - 1});
 }
 
-void measure_from(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
+void measure_from(WaitPolicy& policy, const HoldersSeen& present, Timestamp now) {
     // Of whom nothing is known, and who gives way to a patient waiter, tells nothing about bursts.
-    if (obstacles.autovacuum || obstacles.oldest_age == kUnknownTime) {
+    if (present.autovacuum || present.oldest_age == kUnknownTime) {
         policy.measuring = false;
     } else if (!policy.measuring) {
         policy.measuring = true;
         policy.round_start = now;
-        policy.old_holder = obstacles.oldest_age > policy.limits.max_burst;
-        policy.round = {.took = 0, .oldest = obstacles.oldest_age, .ends = 0};
+        policy.old_holder = present.oldest_age > policy.limits.max_burst;
+        policy.round = {.took = 0, .oldest = present.oldest_age, .ends = 0};
     }
 }
 
@@ -121,15 +120,15 @@ bool is_like_those_seen(const Experience& seen, Microseconds age, Microseconds l
 }
 
 /// The length of the burst to be ordered, or 0 for none.
-Microseconds promising_burst(const WaitPolicy& policy, const Obstacles& obstacles, Timestamp now,
+Microseconds promising_burst(const WaitPolicy& policy, const HoldersSeen& present, Timestamp now,
                              Microseconds time_left) {
-    if (obstacles.autovacuum)
+    if (present.autovacuum)
         return 0;
     const Experience seen = recall(policy);
     const Microseconds wanted = burst_length(policy);
     const Microseconds length = std::min(wanted, time_left);
     if (length <= 0 || now < policy.rest_end ||
-        !is_like_those_seen(seen, obstacles.oldest_age, length))
+        !is_like_those_seen(seen, present.oldest_age, length))
         return 0;
     if (seen.fitting * 2 < seen.rounds || seen.longest_fitting > length)
         return 0;
@@ -144,12 +143,12 @@ Microseconds back_off_length(std::uint32_t back_offs) {
     return std::min(kFirstBackOff << std::min(back_offs, 10U), kMaxBackOff);
 }
 
-Microseconds holder_wait_length(const WaitPolicy& policy, const Obstacles& obstacles) {
+Microseconds holder_wait_length(const WaitPolicy& policy, const HoldersSeen& present) {
     const Microseconds length =
         std::min(kFirstHolderWait << std::min(policy.vain_sleeps, 10U), kMaxHolderWait);
     // The server makes an autovacuum worker give way once we have waited on it for
     // deadlock_timeout, and other holders may be waited for before it is its turn.
-    if (obstacles.autovacuum)
+    if (present.autovacuum)
         return length + std::max<Microseconds>(policy.limits.deadlock_timeout, 0);
     return length;
 }
@@ -184,7 +183,7 @@ Microseconds burst_length(const WaitPolicy& policy) {
     return std::max<Microseconds>(std::min(wanted, policy.limits.max_burst), 0);
 }
 
-WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now) {
+WaitDecision decide(WaitPolicy& policy, const HoldersSeen& present, Timestamp now) {
     ++policy.attempts;
     learn_from_sleep(policy, now);
 
@@ -193,24 +192,24 @@ WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp no
         return {WaitStep::give_up, 0};
     const Microseconds time_left = deadline == kUnknownTime ? INT64_MAX : deadline - now;
 
-    if (obstacles.holders == 0) {
+    if (present.holders == 0) {
         policy.measuring = false;
         const Microseconds length = back_off_length(policy.back_offs++);
         return {WaitStep::back_off, std::min(length, time_left)};
     }
     policy.back_offs = 0;
-    learn_from_look(policy, obstacles, now);
+    learn_from_look(policy, present, now);
 
-    const Microseconds burst = promising_burst(policy, obstacles, now, time_left);
+    const Microseconds burst = promising_burst(policy, present, now, time_left);
     if (burst > 0) {
         policy.measuring = false;
         ++policy.bursts;
         return {WaitStep::queue, burst};
     }
 
-    measure_from(policy, obstacles, now);
+    measure_from(policy, present, now);
     policy.sleep_start = now;
-    policy.sleep_bound = std::min(holder_wait_length(policy, obstacles), time_left);
+    policy.sleep_bound = std::min(holder_wait_length(policy, present), time_left);
     return {WaitStep::wait_for_holders, policy.sleep_bound};
 }
 

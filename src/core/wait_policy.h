@@ -27,7 +27,7 @@
 #pragma once
 
 #include "core/lock_graph.h"
-#include "core/text.h"
+#include "core/time.h"
 
 #include <array>
 #include <cstdint>
@@ -47,7 +47,7 @@ struct WaitLimits {
 };
 
 /// What an attempt that did not get its locks saw of those who hold them.
-struct Obstacles {
+struct HoldersSeen {
     std::uint32_t holders;   // sessions that hold a conflicting lock; 0 where none was found
     Microseconds oldest_age; // of their transactions; kUnknownTime where one is unknown or prepared
     Microseconds next_age;   // of the second oldest; 0 where there is none
@@ -173,10 +173,10 @@ constexpr WaitPolicy start_wait(const WaitLimits& limits, std::uint64_t seed) {
 /// Of the rounds those are left out in which somebody ended who was far older than in most: they
 /// tell of him, not of those who are in the way now.
 ///
-/// \param obstacles  what the attempt, or a look right after it, saw
+/// \param present  what the attempt, or a look right after it, saw
 /// \param now        of a clock that does not run back, in microseconds from any start; the same
 ///                   clock as the deadline's
-WaitDecision decide(WaitPolicy& policy, const Obstacles& obstacles, Timestamp now);
+WaitDecision decide(WaitPolicy& policy, const HoldersSeen& present, Timestamp now);
 
 /// One of the holders that were to be waited for has ended: to be called before the next decide().
 ///

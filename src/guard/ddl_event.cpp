@@ -1,6 +1,6 @@
 #include "guard/ddl_event.h"
 
-#include "core/event_text.h"
+#include "core/words/events.h"
 #include "boundary/bridge.h"
 #include "sessions/object_names.h"
 

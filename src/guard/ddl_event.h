@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "core/text.h"
+#include "core/words/culprits.h"
 #include "sessions/event_record.h"
 
 namespace lockguard::pg {

@@ -12,6 +12,7 @@ extern "C" {
 #include "catalog/partition.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_depend.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
@@ -73,6 +74,16 @@ bool has_column(const Lookup& lookup, HeapTuple constraint, AttrNumber column) {
             return true;
     }
     return false;
+}
+
+bool is_foreign_key(Oid constraint) {
+    HeapTuple row = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+    if (!HeapTupleIsValid(row))
+        return false;
+    bool result = reinterpret_cast<const FormData_pg_constraint*>(GETSTRUCT(row))->contype ==
+                  CONSTRAINT_FOREIGN;
+    ReleaseSysCache(row);
+    return result;
 }
 
 ConstraintFacts facts_from(const FormData_pg_constraint* row) {
@@ -140,6 +151,27 @@ List* foreign_keys_of(Oid relation, AttrNumber column) {
         if (row->contype == CONSTRAINT_FOREIGN &&
             (column == InvalidAttrNumber || has_column(lookup, tuple, column)))
             found = lappend_oid(found, row->oid);
+    }
+    end(lookup);
+    return found;
+}
+
+List* foreign_keys_on(Oid relation, AttrNumber column) {
+    List* found = NIL;
+    ScanKeyData keys[3];
+    ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
+                ObjectIdGetDatum(RelationRelationId));
+    ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ,
+                ObjectIdGetDatum(relation));
+    ScanKeyInit(&keys[2], Anum_pg_depend_refobjsubid, BTEqualStrategyNumber, F_INT4EQ,
+                Int32GetDatum(column));
+    Relation catalog = table_open(DependRelationId, AccessShareLock);
+    Lookup lookup = {catalog,
+                     systable_beginscan(catalog, DependReferenceIndexId, true, nullptr, 3, keys)};
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_depend>(lookup, &tuple)) {
+        if (row->classid == ConstraintRelationId && is_foreign_key(row->objid))
+            found = lappend_oid(found, row->objid);
     }
     end(lookup);
     return found;

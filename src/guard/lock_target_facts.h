@@ -35,6 +35,10 @@ ConstraintFacts facts_of_not_null(Oid relation, const char* column);
 /// The relation's foreign keys, or those of them that have this column; as a list of OIDs.
 List* foreign_keys_of(Oid relation, AttrNumber column = InvalidAttrNumber);
 
+/// The foreign keys, of whatever tables, that depend on this column: by being of it, or by
+/// referring to it. A list of OIDs, with repetitions.
+List* foreign_keys_on(Oid relation, AttrNumber column);
+
 /// Does one of the relation's foreign keys refer to the other table?
 bool refers_to(Oid relation, Oid other);
 

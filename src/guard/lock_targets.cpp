@@ -4,10 +4,14 @@
 #include "guard/lock_targets_alter.h"
 #include "guard/lock_targets_create.h"
 #include "guard/lock_targets_drop.h"
+#include "guard/lock_targets_tablespace.h"
 
 extern "C" {
+#include "catalog/dependency.h"
+#include "catalog/heap.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "nodes/makefuncs.h"
 #include "utils/lsyscache.h"
 }
@@ -16,7 +20,37 @@ namespace lockguard::pg {
 
 namespace {
 
+/// Tables that refer to these are emptied with them. Returns them all.
+List* add_truncated_with(Collection* found, List* relations) {
+    while (const List* more = heap_truncate_find_FKs(relations)) {
+        for (int i = 0; i < list_length(more); i++) {
+            Oid relation = list_nth_oid(more, i);
+            if (!is_allowed(relation, Right::privilege, ACL_TRUNCATE)) {
+                found->valid = false;
+                return relations;
+            }
+            add(found, relation, AccessExclusiveLock);
+            relations = lappend_oid(relations, relation);
+        }
+    }
+    return relations;
+}
+
+void add_restarted_sequences(Collection* found, const List* tables) {
+    for (int i = 0; i < list_length(tables); i++) {
+        const List* sequences = getOwnedSequences(list_nth_oid(tables, i));
+        for (int j = 0; j < list_length(sequences); j++) {
+            Oid sequence = list_nth_oid(sequences, j);
+            if (is_allowed(sequence, Right::own, 0))
+                add(found, sequence, AccessExclusiveLock);
+            else
+                found->valid = false;
+        }
+    }
+}
+
 void collect(Collection* found, const TruncateStmt* statement) {
+    List* relations = NIL;
     for (int i = 0; i < list_length(statement->relations) && found->valid; i++) {
         const auto* name = static_cast<const RangeVar*>(list_nth(statement->relations, i));
         Oid relation = look_up(found, name, Right::privilege, ACL_TRUNCATE).relation;
@@ -25,7 +59,14 @@ void collect(Collection* found, const TruncateStmt* statement) {
         add(found, relation, AccessExclusiveLock);
         if (name->inh)
             add_accessible_descendants(found, relation, AccessExclusiveLock);
+        List* all =
+            name->inh ? find_all_inheritors(relation, NoLock, nullptr) : list_make1_oid(relation);
+        relations = list_concat_unique_oid(relations, all);
     }
+    if (statement->behavior == DROP_CASCADE)
+        relations = add_truncated_with(found, relations);
+    if (statement->restart_seqs && found->valid)
+        add_restarted_sequences(found, relations);
 }
 
 void collect(Collection* found, const LockStmt* statement) {
@@ -119,6 +160,9 @@ void collect_from(Collection* found, const Node* statement) {
         break;
     case T_AlterObjectSchemaStmt:
         collect(found, reinterpret_cast<const AlterObjectSchemaStmt*>(statement));
+        break;
+    case T_AlterTableMoveAllStmt:
+        collect(found, reinterpret_cast<const AlterTableMoveAllStmt*>(statement));
         break;
     case T_AlterSeqStmt:
         add_one(found, reinterpret_cast<const AlterSeqStmt*>(statement)->sequence, Right::own, 0,

@@ -5,6 +5,7 @@
 #include "guard/lock_targets_alter.h"
 
 #include "guard/lock_target_facts.h"
+#include "guard/lock_targets_dependents.h"
 #include "guard/lock_targets_reference.h"
 
 extern "C" {
@@ -118,7 +119,13 @@ void add_for_new_column(Collection* found, const Altered& table, const ColumnDef
     }
 }
 
-void add_for_dropped_column(Collection* found, const Altered& table, const char* name) {
+void add_if_cascaded(Collection* found, const AlterTableCmd* command, const ObjectAddress& object) {
+    if (command->behavior == DROP_CASCADE)
+        add_deleted(found, &object, 1, true);
+}
+
+void add_for_dropped_column(Collection* found, const Altered& table, const AlterTableCmd* command) {
+    const char* name = command->name;
     ColumnFacts column = facts_of_column(table.relation, name);
     if (!column.exists || column.number <= 0)
         return;
@@ -126,6 +133,18 @@ void add_for_dropped_column(Collection* found, const Altered& table, const char*
     add_levels(found, table.relation, table.mode, table.inherit ? inherits_column_alone : never,
                name);
     const List* keys = foreign_keys_of(table.relation, column.number);
+    for (int i = 0; i < list_length(keys); i++)
+        add_tables_of_key(found, list_nth_oid(keys, i));
+    add_if_cascaded(found, command, {RelationRelationId, table.relation, column.number});
+}
+
+/// The foreign keys of the column and to it are made anew.
+void add_for_changed_type(Collection* found, const Altered& table, const char* name) {
+    add_all_children(found, table);
+    ColumnFacts column = facts_of_column(table.relation, name);
+    if (!column.exists)
+        return;
+    const List* keys = foreign_keys_on(table.relation, column.number);
     for (int i = 0; i < list_length(keys); i++)
         add_tables_of_key(found, list_nth_oid(keys, i));
 }
@@ -203,7 +222,9 @@ void add_for_new_constraint(Collection* found, const Altered& table, const Const
     }
 }
 
-void add_for_dropped_constraint(Collection* found, const Altered& table, const char* name) {
+void add_for_dropped_constraint(Collection* found, const Altered& table,
+                                const AlterTableCmd* command) {
+    const char* name = command->name;
     if (is_partitioned(table)) // before it looks which constraint that is, and also with ONLY
         add_descendants(found, table.relation, table.mode);
     ConstraintFacts constraint = facts_of_constraint(table.relation, name);
@@ -222,6 +243,8 @@ void add_for_dropped_constraint(Collection* found, const Altered& table, const c
     default:
         break;
     }
+    if (OidIsValid(constraint.constraint))
+        add_if_cascaded(found, command, {ConstraintRelationId, constraint.constraint, 0});
 }
 
 void add_for_validation(Collection* found, const Altered& table, const char* name) {
@@ -304,8 +327,10 @@ void add_for_form(Collection* found, const Altered& table, const AlterTableCmd* 
     case AT_DropExpression:
     case AT_SetStatistics:
     case AT_SetStorage:
-    case AT_AlterColumnType:
         add_all_children(found, table);
+        break;
+    case AT_AlterColumnType:
+        add_for_changed_type(found, table, command->name);
         break;
     case AT_DropNotNull:
         add_for_drop_not_null(found, table, command->name);
@@ -317,14 +342,14 @@ void add_for_form(Collection* found, const Altered& table, const AlterTableCmd* 
         add_for_new_column(found, table, reinterpret_cast<const ColumnDef*>(command->def));
         break;
     case AT_DropColumn:
-        add_for_dropped_column(found, table, command->name);
+        add_for_dropped_column(found, table, command);
         break;
     case AT_AddConstraint:
         if (command->def != nullptr && IsA(command->def, Constraint))
             add_for_new_constraint(found, table, reinterpret_cast<const Constraint*>(command->def));
         break;
     case AT_DropConstraint:
-        add_for_dropped_constraint(found, table, command->name);
+        add_for_dropped_constraint(found, table, command);
         break;
     case AT_ValidateConstraint:
         add_for_validation(found, table, command->name);

@@ -72,6 +72,10 @@ void add_dropped_relation(Collection* found, const RangeVar* name, const DropStm
         add_dropped_index(found, relation, table, kind);
     else
         add_dropped_table(found, relation, kind);
+    if (statement->behavior == DROP_CASCADE) {
+        const ObjectAddress object = {RelationRelationId, relation, 0};
+        add_deleted(found, &object, 1, true);
+    }
 }
 
 Oid oid_of_part(Oid table, const char* part, ObjectType type) {

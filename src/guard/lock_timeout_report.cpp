@@ -8,7 +8,7 @@ namespace lockguard::pg {
 
 namespace {
 
-void record_timeout(const core::FailedWait& wait, const VainWait& vain) {
+void record_timeout(const core::FailedWaitWords& wait, const FailedWait& vain) {
     DdlEvent event = {};
     event.kind = EventKind::ddl_timeout;
     event.command = wait.command.data();
@@ -24,12 +24,13 @@ void record_timeout(const core::FailedWait& wait, const VainWait& vain) {
 
 } // namespace
 
-Explanation explain(const GuardedStatement& statement, const VainWait& vain) {
+Explanation explain(const GuardedStatement& statement, const FailedWait& vain) {
+    Assert(IsTransactionState());
     MemoryContext result_context = CurrentMemoryContext;
     MemoryContext work_context =
         AllocSetContextCreate(result_context, "pg_lockguard lock timeout", ALLOCSET_DEFAULT_SIZES);
     MemoryContextSwitchTo(work_context);
-    core::FailedWait wait = {};
+    core::FailedWaitWords wait = {};
     wait.command = GetCommandTagName(statement.tag);
     wait.waited = vain.waited;
     wait.kept_waiting = vain.kept_waiting;

@@ -2,7 +2,7 @@
 // do now.
 #pragma once
 
-#include "core/text.h"
+#include "core/words/failed_waits.h"
 #include "boundary/compat.h"
 #include "locks/lock_culprits.h"
 #include "locks/wait_sampler.h"
@@ -16,10 +16,10 @@ struct GuardedStatement {
 };
 
 /// A wait that came to nothing.
-struct VainWait {
-    FailedLockWait lock; // who came later than its started_at was not in the way
+struct FailedWait {
+    AwaitedLock lock; // who came later than its started_at was not in the way
     core::Microseconds waited;
-    std::uint32_t kept_waiting; // as in core::FailedWait
+    std::uint32_t kept_waiting; // as in core::FailedWaitWords
     core::Microseconds kept_waiting_for;
     core::Microseconds stall = -1; // the longest that others could be kept waiting; -1: unknown
     int32 attempts = -1;           // likewise
@@ -35,6 +35,6 @@ struct Explanation {
 
 /// Says who is in the way, now, as far as the statement's user may know it. Needs a transaction.
 /// Allocated in the current memory context. May ereport.
-Explanation explain(const GuardedStatement& statement, const VainWait& vain);
+Explanation explain(const GuardedStatement& statement, const FailedWait& vain);
 
 } // namespace lockguard::pg

@@ -10,8 +10,8 @@ void explain_lock_timeout(const GuardedStatement& statement, ErrorData* error) {
     if (!is_lock_timeout(error) || error->detail != nullptr)
         return;
     TimestampTz failed_at = GetCurrentTimestamp();
-    FailedLockWait failed;
-    if (!failed_lock_wait(&failed))
+    AwaitedLock failed;
+    if (!lock_of_timeout(&failed))
         return;
     core::Microseconds waited = failed_at - failed.started_at;
     // Inside a statement at low priority it may only end an attempt of that one.

@@ -126,7 +126,7 @@ void WaitAccount::record(EventKind kind, const char* reason) const {
     const char* object = nullptr;
     if (lock_known_) {
         NameLookup lookup = open_name_lookup();
-        FailedLockWait lock = {GetCurrentTimestamp(), true, lock_.tag, lock_.mode};
+        AwaitedLock lock = {GetCurrentTimestamp(), true, lock_.tag, lock_.mode};
         object = locked_object_text(lock_.tag, lookup);
         if (kind == EventKind::ddl_waited)
             event.culprits = find_lock_culprits(lock, statement_.reader, lookup);

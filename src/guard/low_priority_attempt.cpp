@@ -119,7 +119,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         raise_swallowed_interrupts(marks);
     } else if (progress.wait_was_cut) {
         result.end = AttemptEnd::blocked;
-        learn_wait(limited_lock_wait(), &result);
+        learn_wait(lock_of_limit(), &result);
         raise_swallowed_interrupts(marks);
     } else {
         result.end = progress.look_again ? AttemptEnd::look_again : AttemptEnd::blocked;
@@ -244,15 +244,15 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
         return;
     }
     result->waited_since = result->ended;
-    FailedLockWait failed;
+    AwaitedLock failed;
     if (wait_limit_has_struck())
-        learn_wait(limited_lock_wait(), result);
-    else if (failed_lock_wait(&failed) && failed.lock_known)
+        learn_wait(lock_of_limit(), result);
+    else if (lock_of_timeout(&failed) && failed.lock_known)
         learn_wait(failed, result);
 }
 
 /// The lock that turned up inside the statement.
-void Attempts::learn_wait(const FailedLockWait& failed, AttemptResult* result) {
+void Attempts::learn_wait(const AwaitedLock& failed, AttemptResult* result) {
     result->lock_known = true;
     result->lock = {failed.tag, failed.mode};
     result->waited_since = steady_time_of(failed.started_at);

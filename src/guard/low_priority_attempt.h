@@ -83,7 +83,7 @@ class Attempts {
     bool is_worth_another_try(const ErrorData* error);
     void learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
                     AttemptResult* result);
-    void learn_wait(const FailedLockWait& failed, AttemptResult* result);
+    void learn_wait(const AwaitedLock& failed, AttemptResult* result);
     bool have_changed(const LockTargets& before) const;
 
     const UtilityCall& call_;

@@ -1,5 +1,7 @@
 #include "guard/low_priority_eviction.h"
 
+#include "core/words/terminations.h"
+
 #include <algorithm>
 
 #include "boundary/bridge.h"

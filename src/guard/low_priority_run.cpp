@@ -122,7 +122,7 @@ class LowPriorityRun {
         if (is_decided())
             return act_on_decision();
 
-        core::WaitDecision decision = core::decide(policy_, holders.obstacles, steady_now());
+        core::WaitDecision decision = core::decide(policy_, holders.present, steady_now());
         switch (decision.step) {
         case core::WaitStep::wait_for_holders:
             account_.publish(WaitPhase::waiting, decision.duration);
@@ -451,8 +451,8 @@ class LowPriorityRun {
         bool by_lock_timeout = own_limit_ || failure.kept_waiting > 0 || failure.ring_with != 0;
         count(by_lock_timeout ? Counter::timeouts_lock : Counter::timeouts_total);
         // Outside of the queue, who came last is in the way as much as who came first.
-        FailedLockWait lock = {GetCurrentTimestamp(), account_.is_lock_known(), account_.lock().tag,
-                               account_.lock().mode};
+        AwaitedLock lock = {GetCurrentTimestamp(), account_.is_lock_known(), account_.lock().tag,
+                            account_.lock().mode};
         Explanation explanation =
             explain(account_.statement(),
                     {lock, account_.waited(), failure.kept_waiting, failure.kept_waiting_for,

@@ -29,7 +29,7 @@ core::Microseconds age_of(const AwaitedHolder& holder, TimestampTz now) {
 
 /// What is known of one holder. Returns false where its transaction has ended.
 bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
-              core::Obstacles* obstacles) {
+              core::HoldersSeen* present) {
     *holder = {vxid, -1, 0, B_INVALID, false, 0};
     core::Microseconds xact_age = core::kUnknownTime;
 
@@ -51,15 +51,15 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
         }
         if (holder->type == B_AUTOVAC_WORKER) {
             holder->against_wraparound = is_wraparound_vacuum({holder->procno, holder->pid});
-            obstacles->autovacuum |= !holder->against_wraparound;
+            present->autovacuum |= !holder->against_wraparound;
         }
     } else if (VirtualXactLock(vxid, false)) {
         return false;
     }
 
-    obstacles->holders++;
-    obstacles->next_age = std::max(obstacles->next_age, std::min(obstacles->oldest_age, xact_age));
-    obstacles->oldest_age = std::max(obstacles->oldest_age, xact_age);
+    present->holders++;
+    present->next_age = std::max(present->next_age, std::min(present->oldest_age, xact_age));
+    present->oldest_age = std::max(present->oldest_age, xact_age);
     return true;
 }
 
@@ -166,7 +166,7 @@ AwaitedHolders look_at_holders(const LOCKTAG& tag, LOCKMODE mode) {
         VirtualTransactionId vxid = leading_transaction(vxids[i]);
         if (!VirtualTransactionIdEquals(vxid, vxids[i]) && is_among({holders, found}, vxid))
             continue; // another worker of the same query
-        if (!describe(vxid, now, &holders[found], &result.obstacles))
+        if (!describe(vxid, now, &holders[found], &result.present))
             continue;
         result.against_wraparound |= holders[found].against_wraparound;
         found++;

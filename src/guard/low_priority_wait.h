@@ -34,7 +34,7 @@ inline SessionId session_of(const AwaitedHolder& holder) {
 /// likely to last longest.
 struct AwaitedHolders {
     std::span<const AwaitedHolder> holders;
-    core::Obstacles obstacles; // the same, as the policy wants it
+    core::HoldersSeen present; // the same, as the policy wants it
     bool against_wraparound;   // one of them is
 };
 

@@ -1,5 +1,7 @@
 #include "guard/nesting.h"
 
+#include "boundary/compat.h"
+
 namespace lockguard::pg {
 
 namespace {
@@ -11,11 +13,13 @@ Nesting nesting() {
 }
 
 void RunningStatement::enter(Nesting kind) {
+    Assert(kind != Nesting::none);
     outer_ = current;
-    current = kind;
+    current = own_ = kind;
 }
 
 void RunningStatement::leave() const {
+    Assert(current == own_); // what runs inside has left
     current = outer_;
 }
 

@@ -22,6 +22,7 @@ class RunningStatement {
 
   private:
     Nesting outer_ = Nesting::none;
+    Nesting own_ = Nesting::none;
 };
 
 } // namespace lockguard::pg

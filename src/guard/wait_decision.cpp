@@ -1,6 +1,6 @@
 #include "guard/wait_decision.h"
 
-#include "core/wait_words.h"
+#include "core/words/waits.h"
 
 #include "boundary/bridge.h"
 #include "boundary/valid_text.h"

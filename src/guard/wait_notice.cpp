@@ -21,9 +21,9 @@ using core::Microseconds;
 namespace {
 
 /// In the current memory context.
-core::WaitInWords describe(const WaitAccount& account, const WaitOutlook& outlook) {
-    core::WaitInWords waiting = {};
-    core::FailedWait& wait = waiting.wait;
+core::WaitWords describe(const WaitAccount& account, const WaitOutlook& outlook) {
+    core::WaitWords waiting = {};
+    core::FailedWaitWords& wait = waiting.wait;
     wait.command = GetCommandTagName(account.statement().tag);
     wait.waited = account.waited();
     wait.kept_waiting = outlook.kept_waiting;
@@ -34,7 +34,7 @@ core::WaitInWords describe(const WaitAccount& account, const WaitOutlook& outloo
         wait.lock_mode = GetLockmodeName(lock.tag.locktag_lockmethodid, lock.mode);
         wait.object = locked_object_text(lock.tag, lookup);
         // Outside of the queue, who came last is in the way as much as who came first.
-        FailedLockWait failed = {GetCurrentTimestamp(), true, lock.tag, lock.mode};
+        AwaitedLock failed = {GetCurrentTimestamp(), true, lock.tag, lock.mode};
         wait.culprits = find_lock_culprits(failed, account.statement().reader, lookup);
         close_name_lookup(lookup);
     }
@@ -53,7 +53,7 @@ void send(const WaitAccount& account, const WaitOutlook& outlook, Tell tell) {
     MemoryContext context =
         AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard notice", ALLOCSET_DEFAULT_SIZES);
     MemoryContext caller = MemoryContextSwitchTo(context);
-    const core::WaitInWords waiting = describe(account, outlook);
+    const core::WaitWords waiting = describe(account, outlook);
     const ClientNotice notice = call_core(
         context, [&](std::pmr::memory_resource& memory) { return tell(waiting, memory); });
     // Nothing of the look-up is to hold VACUUM back for the next second.
@@ -79,7 +79,7 @@ void WaitNotices::attend(const WaitAccount& account, const WaitOutlook& outlook)
     sent_at_ = steady_now();
     if (!is_notice_wanted())
         return;
-    send(account, outlook, [](const core::WaitInWords& waiting, std::pmr::memory_resource& memory) {
+    send(account, outlook, [](const core::WaitWords& waiting, std::pmr::memory_resource& memory) {
         return ClientNotice{core::wait_notice_message(waiting, memory).data(),
                             core::wait_notice_detail(waiting, memory).data(),
                             core::wait_notice_hint(waiting, memory).data()};
@@ -89,7 +89,7 @@ void WaitNotices::attend(const WaitAccount& account, const WaitOutlook& outlook)
 void WaitNotices::tell_queue(const WaitAccount& account, const WaitOutlook& outlook) const {
     if (settings.ddl_notice_interval == 0 || sent_at_ == 0 || !is_notice_wanted())
         return;
-    send(account, outlook, [](const core::WaitInWords& waiting, std::pmr::memory_resource& memory) {
+    send(account, outlook, [](const core::WaitWords& waiting, std::pmr::memory_resource& memory) {
         return ClientNotice{core::queue_notice_message(waiting, memory).data(), nullptr, nullptr};
     });
 }

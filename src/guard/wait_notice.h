@@ -2,7 +2,7 @@
 // told meanwhile.
 #pragma once
 
-#include "core/wait_words.h"
+#include "core/words/waits.h"
 
 #include "boundary/compat.h"
 #include "guard/low_priority_account.h"
@@ -14,7 +14,7 @@ namespace lockguard::pg {
 struct WaitOutlook {
     core::Timestamp deadline; // by the steady clock; core::kUnknownTime where there is none
     core::PatienceEnd end;
-    std::uint32_t kept_waiting; // as in core::FailedWait
+    std::uint32_t kept_waiting; // as in core::FailedWaitWords
     core::Microseconds kept_waiting_for;
 };
 

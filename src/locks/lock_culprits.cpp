@@ -18,7 +18,7 @@ struct Found {
 
 /// What is looked for, and for whom.
 struct Search {
-    const FailedLockWait& wait;
+    const AwaitedLock& wait;
     const Reader& reader;
     NameLookup lookup;
 };
@@ -162,8 +162,9 @@ Reader current_reader() {
     return {GetUserId(), GetOuterUserId()};
 }
 
-std::span<const core::Culprit> find_lock_culprits(const FailedLockWait& wait, const Reader& reader,
+std::span<const core::Culprit> find_lock_culprits(const AwaitedLock& wait, const Reader& reader,
                                                   NameLookup lookup) {
+    Assert(IsTransactionState() && wait.lock_known);
     const Search search = {wait, reader, lookup};
     Founds founds = find_transactions(search);
     if (founds.empty())

@@ -1,7 +1,7 @@
 // Who holds a lock that somebody wants, told to somebody who may see less than everything.
 #pragma once
 
-#include "core/text.h"
+#include "core/words/culprits.h"
 
 #include <span>
 
@@ -32,7 +32,7 @@ Reader current_reader();
 ///
 /// Needs a transaction. Everything is allocated in the current memory context. May ereport. Takes
 /// the lock manager's partition locks, ProcArrayLock and TwoPhaseStateLock, one after the other.
-std::span<const core::Culprit> find_lock_culprits(const FailedLockWait& wait, const Reader& reader,
+std::span<const core::Culprit> find_lock_culprits(const AwaitedLock& wait, const Reader& reader,
                                                   NameLookup lookup);
 
 } // namespace lockguard::pg

@@ -36,6 +36,8 @@ class SnapshotBuilder {
         add_holders();
         add_safe_snapshot_waits();
         add_low_priority_waits();
+        Assert(session_count_ <= most_sessions_ && direct_count_ <= most_direct_);
+        Assert(static_cast<std::size_t>(snapshot_->wait_count) <= most_waits_);
         snapshot_->table = {{sessions_, session_count_},
                             {locks_, count_of(copy_.locks)},
                             {holders_, count_of(copy_.holders)},
@@ -50,17 +52,16 @@ class SnapshotBuilder {
     }
 
     void reserve() {
-        std::size_t most_waits =
-            count_of(copy_.waiters) + safe_.waiters.size() + low_priority_.waiters.size();
-        std::size_t most_sessions =
-            most_waits + count_of(copy_.holders) + safe_.pairs.size() + low_priority_.holder_count;
-        snapshot_->sessions = new_array<SnapshotSession>(most_sessions);
-        sessions_ = new_array<core::Session>(most_sessions);
-        snapshot_->waits = new_array<SnapshotWait>(most_waits);
+        most_waits_ = count_of(copy_.waiters) + safe_.waiters.size() + low_priority_.waiters.size();
+        most_direct_ = safe_.pairs.size() + low_priority_.holder_count;
+        most_sessions_ = most_waits_ + count_of(copy_.holders) + most_direct_;
+        snapshot_->sessions = new_array<SnapshotSession>(most_sessions_);
+        sessions_ = new_array<core::Session>(most_sessions_);
+        snapshot_->waits = new_array<SnapshotWait>(most_waits_);
         locks_ = new_array<core::Lock>(count_of(copy_.locks));
         holders_ = new_array<core::Holder>(count_of(copy_.holders));
         waiters_ = new_array<core::Waiter>(count_of(copy_.waiters));
-        direct_ = new_array<core::DirectWait>(safe_.pairs.size() + low_priority_.holder_count);
+        direct_ = new_array<core::DirectWait>(most_direct_);
 
         // One more place for a prepared transaction that has none.
         auto places = static_cast<std::size_t>(compat::count_of_procs()) + 1;
@@ -177,6 +178,9 @@ class SnapshotBuilder {
     core::Waiter* waiters_ = nullptr;
     core::DirectWait* direct_ = nullptr;
     std::size_t direct_count_ = 0;
+    std::size_t most_waits_ = 0; // room in the tables
+    std::size_t most_sessions_ = 0;
+    std::size_t most_direct_ = 0;
 };
 
 } // namespace

@@ -166,6 +166,7 @@ bool has_message(const ErrorData* error, const char* message) {
 } // namespace
 
 WaitSampling start_wait_sampling(int lock_timeout) {
+    Assert(lock_timeout > 0);
     register_timeout();
     WaitSampling sampling = {sampled_lock_timeout};
     int64 wanted = static_cast<int64>(lock_timeout) * 1000;
@@ -219,11 +220,12 @@ bool wait_limit_has_struck() {
     return limit_struck != 0 && !cancel_came(limit_marks);
 }
 
-FailedLockWait limited_lock_wait() {
+AwaitedLock lock_of_limit() {
+    Assert(wait_limit_has_struck());
     return {struck_sample.wait_start, true, struck_sample.tag, struck_sample.mode};
 }
 
-bool failed_lock_wait(FailedLockWait* wait) {
+bool lock_of_timeout(AwaitedLock* wait) {
     // lock_timeout is armed anew for each wait. A look since then was a look at the wait that it
     // ended, for no other has begun.
     TimestampTz started_at = get_timeout_start_time(LOCK_TIMEOUT);

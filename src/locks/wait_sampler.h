@@ -10,14 +10,14 @@
 // it sends no signal, so what others send is not mistaken for it (see sessions/interrupt_watch).
 #pragma once
 
-#include "core/text.h"
+#include "core/time.h"
 #include "boundary/compat.h"
 #include "sessions/interrupt_watch.h"
 
 namespace lockguard::pg {
 
-/// A wait that ended in a lock timeout, or at the guard's limit.
-struct FailedLockWait {
+/// The lock that a wait was for, which ended in a lock timeout or at the guard's limit, or goes on.
+struct AwaitedLock {
     TimestampTz started_at;
     bool lock_known; // false where the lock was granted in the very moment in which lock_timeout
                      // struck (a late signal finds both): nobody is in the way any more
@@ -66,11 +66,11 @@ bool wait_limit_has_struck();
 
 /// The wait that the guard's limit has ended, the latest of them. To be asked where
 /// wait_limit_has_struck() is true.
-FailedLockWait limited_lock_wait();
+AwaitedLock lock_of_limit();
 
 /// The wait that ended in the latest lock timeout of this backend. To be asked right after that
 /// error. Returns false where nobody looked during that wait.
-bool failed_lock_wait(FailedLockWait* wait);
+bool lock_of_timeout(AwaitedLock* wait);
 
 /// Is this the lock manager's own "canceling statement due to lock timeout", of this process or of
 /// a parallel worker? The ids of messages are not translated; a worker's message comes without its

@@ -269,6 +269,7 @@ void look_for_ring(Picture* picture, MemoryContext memory, WaitersBehind* behind
     core::Ring ring = ring_through_us(*picture);
     if (ring.members.empty())
         return;
+    Assert(ring.members.size() > 1 && ring.members[0].session == picture->self);
     behind->ring = RingState::closed_by_other;
     if (is_closed_by_us(*picture, ring)) {
         behind->ring = RingState::none;
@@ -320,6 +321,7 @@ WaitersBehind look_behind(BehindRecord* record) {
 }
 
 void raise_deadlock(const WaitersBehind& behind) {
+    Assert(behind.ring == RingState::closed_by_us && behind.ring_detail != nullptr);
     pgstat_report_deadlock();
     ereport(ERROR, (errcode(ERRCODE_T_R_DEADLOCK_DETECTED), errmsg("deadlock detected"),
                     errdetail_internal("%s", behind.ring_detail),

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "core/kept_waiting.h"
-#include "core/text.h"
+#include "core/time.h"
 
 #include "boundary/compat.h"
 #include "sessions/backend_status.h"

@@ -1,6 +1,6 @@
 #include "sessions/event_record.h"
 
-#include "core/event_text.h"
+#include "core/words/events.h"
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "sessions/backend_status.h"
@@ -15,6 +15,9 @@ bool is_action(EventKind kind) {
     case EventKind::ddl_blocker_terminated:
     case EventKind::blocker_logged:
     case EventKind::blocker_terminated:
+    case EventKind::blocker_cancel_logged:
+    case EventKind::blocker_cancelled:
+    case EventKind::blocker_not_freed:
     case EventKind::fuse_blown:
         return true;
     default:

@@ -54,6 +54,7 @@ bool is_named(const char* name, const List* names) {
 } // namespace
 
 ExemptionLists read_exemption_lists(bool report_missing) {
+    Assert(IsTransactionState());
     ExemptionLists lists = {};
     lists.databases = names_in(settings.exempt_databases);
     List* names = names_in(settings.exempt_roles);
@@ -78,6 +79,7 @@ ExemptionLists read_exemption_lists(bool report_missing) {
 
 void find_exemptions(const SessionId& session, Oid role, const BackendStatus& status,
                      const ExemptionLists& lists, NameLookup lookup, core::SessionFacts* facts) {
+    Assert(exemptions_can_be_read(lookup));
     facts->protected_by_setting = is_protected(session.procno, status.proc_start);
     facts->exempt_role = is_member_of_any(role, lists.roles);
     facts->exempt_database = is_named(database_name(status.database, lookup), lists.databases);
@@ -97,7 +99,7 @@ const char* why_exempt(const SessionId& session, const ExemptionLists& lists, Na
     facts.client_backend = true;
     facts.idle_in_transaction = true; // what it does is not asked here
     find_exemptions(session, proc->roleId, status, lists, lookup, &facts);
-    core::SpareReason reason = core::spare_reason(facts, {});
+    core::SpareReason reason = core::spare_reason(facts, {}, core::Remedy::end);
     // Static text with an end.
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
 }

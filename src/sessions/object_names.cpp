@@ -120,6 +120,7 @@ const char* made_valid(char* name) {
 } // namespace
 
 NameLookup open_name_lookup() {
+    Assert(IsTransactionState());
     NameLookup lookup;
     lookup.database = MyDatabaseId;
     // The worker is in no database, so it has no pg_class.

@@ -11,6 +11,7 @@ extern "C" {
 namespace lockguard::pg {
 
 bool is_member_of(Oid member, Oid role) {
+    Assert(IsTransactionState());
     if (!OidIsValid(member) || !OidIsValid(role))
         return false;
     // Grows while it is walked.

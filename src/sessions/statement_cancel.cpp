@@ -12,12 +12,6 @@ namespace lockguard::pg {
 
 namespace {
 
-/// Does it wait until synchronous standbys have its commit?
-bool waits_for_standbys(const PGPROC* proc) {
-    return *const_cast<const volatile decltype(proc->syncRepState)*>(&proc->syncRepState) !=
-           SYNC_REP_NOT_WAITING;
-}
-
 /// All but the statement. The caller holds the process's fpInfoLock.
 CancelResult check_transaction(const StatementIdentity& statement, CancelCondition condition,
                                const void* argument) {
@@ -29,8 +23,8 @@ CancelResult check_transaction(const StatementIdentity& statement, CancelConditi
 }
 
 /// The last thing to ask.
-CancelResult check_statement(const PGPROC* proc, const StatementIdentity& statement) {
-    if (waits_for_standbys(proc))
+CancelResult check_statement(const StatementIdentity& statement) {
+    if (waits_for_standbys(statement.session.procno))
         return CancelResult::commits;
     return is_in_statement(statement) ? CancelResult::signaled : CancelResult::other_statement;
 }
@@ -58,7 +52,7 @@ CancelResult cancel_statement(const StatementIdentity& statement, const char* de
         // between the last look and the signal.
         if (detail != nullptr)
             post_cancel_notice(statement.session.procno, notice);
-        result = check_statement(proc, statement);
+        result = check_statement(statement);
         if (result == CancelResult::signaled && !send_sigint(statement.session.pid))
             result = CancelResult::signal_failed;
         if (result != CancelResult::signaled)
@@ -74,9 +68,15 @@ CancelResult rehearse_cancel(const StatementIdentity& statement, CancelCondition
     LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
     CancelResult result = check_transaction(statement, condition, argument);
     if (result == CancelResult::signaled)
-        result = check_statement(proc, statement);
+        result = check_statement(statement);
     LWLockRelease(&proc->fpInfoLock);
     return result;
+}
+
+bool waits_for_standbys(int procno) {
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    return *const_cast<const volatile decltype(proc->syncRepState)*>(&proc->syncRepState) !=
+           SYNC_REP_NOT_WAITING;
 }
 
 bool is_in_statement(const StatementIdentity& statement) {

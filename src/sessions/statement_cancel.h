@@ -57,6 +57,9 @@ CancelResult cancel_statement(const StatementIdentity& statement, const char* de
 CancelResult rehearse_cancel(const StatementIdentity& statement,
                              CancelCondition condition = nullptr, const void* argument = nullptr);
 
+/// Does the process wait until synchronous standbys have its commit? Looks without a lock.
+bool waits_for_standbys(int procno);
+
 /// Is the session still in that statement? Looks without a lock.
 bool is_in_statement(const StatementIdentity& statement);
 

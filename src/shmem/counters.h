@@ -23,10 +23,14 @@ enum class Counter : int {
     deadlocks,            // seen by guarded statements
     ddl_terminations,     // sessions ended by a guarded statement (ddl_on_timeout = terminate)
 
-    terminations,        // sessions ended by the worker
-    rehearsals,          // that would have been
-    rehearsals_needless, // of these: gone on or away by themselves
-    spared_prepared,     // from here in the order of core::SpareReason, without "none"
+    terminations,               // sessions ended by the worker
+    rehearsals,                 // that would have been
+    rehearsals_needless,        // of these: gone on or away by themselves
+    cancellations,              // statements cancelled by the worker
+    cancel_rehearsals,          // that would have been
+    cancel_rehearsals_needless, // of these: over by themselves
+    cancels_in_vain,            // of the cancelled: their session still had the lock
+    spared_prepared,            // from here in the order of core::SpareReason, without "none"
     spared_replication,
     spared_background,
     spared_superuser,
@@ -36,6 +40,7 @@ enum class Counter : int {
     spared_application,
     spared_snapshot,
     spared_stalled,
+    spared_committing,
     spared_no_client,
     spared_changed, // had changed in the very moment
     fuses_blown,

@@ -85,6 +85,12 @@ const char* event_kind_name(EventKind kind) {
         return "blocker_terminated";
     case EventKind::blocker_spared:
         return "blocker_spared";
+    case EventKind::blocker_cancel_logged:
+        return "blocker_cancel_logged";
+    case EventKind::blocker_cancelled:
+        return "blocker_cancelled";
+    case EventKind::blocker_not_freed:
+        return "blocker_not_freed";
     case EventKind::fuse_blown:
         return "fuse_blown";
     }
@@ -125,6 +131,7 @@ EventRange recorded_events() {
 }
 
 bool read_event(int64 id, Event* event) {
+    Assert(state.ring != nullptr && id > 0);
     Place* place = place_of(id);
     for (int attempt = 0; attempt < kReadAttempts; attempt++) {
         uint64 before = pg_atomic_read_u64(&place->word);

@@ -27,6 +27,9 @@ enum class EventKind : int {
     blocker_resolved,       // ... and that has ceased to block by itself
     blocker_terminated,     // the worker has ended a session
     blocker_spared,         // the worker has spared a session, for the reason given
+    blocker_cancel_logged,  // the worker would have cancelled a session's statement
+    blocker_cancelled,      // the worker has cancelled a session's statement
+    blocker_not_freed,      // ... and the session still has the lock
     fuse_blown,             // the worker must not end any more sessions for a while
 };
 

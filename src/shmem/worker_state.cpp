@@ -54,12 +54,13 @@ constinit const SharedPart worker_procno_part = {"pg_lockguard worker", word_siz
 constinit const SharedPart worker_fuses_part = {"pg_lockguard fuses", all_fuses_size, attach_fuses};
 
 void announce_worker() {
+    Assert(worker_word != nullptr); // the worker is registered only where we are preloaded
     on_shmem_exit(withdraw_worker, Datum{0});
     pg_atomic_write_u32(worker_word, compat::procno_of(MyProc) + 1);
 }
 
 void wake_worker() {
-    if (worker_word == nullptr || settings.action() == BlockerAction::off)
+    if (worker_word == nullptr || !settings.looks_for_blockers())
         return;
     uint32 worker = pg_atomic_read_u32(worker_word);
     // Where it has just exited, somebody else's latch is set for nothing, which does no harm.

@@ -1,7 +1,7 @@
 // The languages of lock_graph().
 #pragma once
 
-#include "core/wait_picture_text.h"
+#include "core/words/pictures.h"
 
 #include "boundary/compat.h"
 

@@ -2,7 +2,7 @@
 // database, and text is made valid there.
 #pragma once
 
-#include "core/wait_picture_text.h"
+#include "core/words/pictures.h"
 
 #include "sessions/object_names.h"
 #include "shmem/incident_ring.h"

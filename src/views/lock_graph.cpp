@@ -5,7 +5,7 @@
 // core/wait_picture decides what is drawn, core/wait_picture_text how.
 
 #include "core/lock_forest.h"
-#include "core/wait_picture_text.h"
+#include "core/words/pictures.h"
 
 #include "boundary/bridge.h"
 #include "boundary/memory.h"

@@ -7,16 +7,13 @@
 // pg_stat_activity.
 
 #include "core/lock_forest.h"
-#include "core/lock_graph.h"
 
 #include <algorithm>
 
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "boundary/result_rows.h"
-#include "locks/lock_snapshot.h"
-#include "sessions/backend_status.h"
-#include "sessions/object_names.h"
+#include "views/lock_tree_picture.h"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -70,26 +67,6 @@ constexpr Oid kTypes[column_count] = {
     INT4OID, INTERVALOID, TEXTOID,     TEXTOID,     TEXTOID,      TEXTOID,      OIDOID,
     OIDOID,  TEXTOID,     INTERVALOID, INTERVALOID, TEXTOID,      TEXTOID,      NAMEOID,
     NAMEOID, TEXTOID,     INETOID,     TEXTOID,     TEXTOID,      BOOLOID,      TEXTOID,
-};
-
-/// What is known of a session of the tree beyond the snapshot.
-struct SessionDetails {
-    bool in_tree;
-    bool has_status;
-    bool visible; // to the current user
-    pg::BackendStatus status;
-    Name datname; // these two null where not to be had
-    Name usename;
-    const char* gid; // of a prepared transaction, where it is still there
-};
-
-/// Everything that the rows are made of. Plain data in one memory context.
-struct Picture : pg::WaitGraph {
-    SessionDetails* details;      // parallel to the snapshot's sessions
-    core::Timestamp* xact_starts; // likewise; kUnknownTime where there is none
-    text** lock_objects;          // parallel to the snapshot's waits
-    pg::NameLookup names;
-    TimestampTz now;
 };
 
 /// The words that many rows share, each turned into a text once. They are found again by their
@@ -153,21 +130,13 @@ struct RowRoom {
     SharedWords words;
 };
 
-/// One row to be. Starts as all nulls.
-struct Row {
-    Datum values[column_count];
-    bool nulls[column_count];
+/// One row to be, with what it shares with the others.
+struct Row : pg::ResultRow<column_count> {
     Interval ages[column_count]; // what the values of some columns point to
     SharedWords* words;
 
-    explicit Row(SharedWords* shared) : words(shared) {
-        std::fill(std::begin(nulls), std::end(nulls), true);
-    }
+    explicit Row(SharedWords* shared) : words(shared) {}
 
-    void set(Column column, Datum value) {
-        values[column] = value;
-        nulls[column] = false;
-    }
     void set_text(Column column, const text* text) {
         if (text != nullptr)
             set(column, PointerGetDatum(text));
@@ -184,7 +153,7 @@ struct Row {
     /// How long ago that was, to the millisecond: more digits only make the picture wider. Never
     /// negative, though clocks of different processors may disagree.
     void set_age(Column column, TimestampTz since, TimestampTz now) {
-        int64 age = std::max<int64>(now - since, 0) / 1000 * 1000;
+        int64 age = std::max<core::Microseconds>(core::age(since, now), 0) / 1000 * 1000;
         ages[column] = {age % USECS_PER_DAY, static_cast<int32>(age / USECS_PER_DAY), 0};
         set(column, IntervalPGetDatum(&ages[column]));
     }
@@ -224,7 +193,7 @@ void set_client_addr(Row* row, const SockAddr& address) {
 }
 
 /// What the session waits for.
-void set_wait(Row* row, const Picture& picture, const pg::SnapshotSession& session) {
+void set_wait(Row* row, const TreePicture& picture, const pg::SnapshotSession& session) {
     if (session.first_wait < 0)
         return;
     const pg::SnapshotWait& wait = picture.snapshot.waits[session.first_wait];
@@ -281,7 +250,7 @@ void set_details(Row* row, const SessionDetails& details, const pg::SnapshotSess
 
 /// Who the session is. A session that ended since the snapshot keeps its place in the tree, with
 /// what the snapshot says of it.
-void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
+void set_session(Row* row, const TreePicture& picture, core::SessionIndex index) {
     const pg::SnapshotSession& session = picture.snapshot.sessions[index];
     const SessionDetails& details = picture.details[index];
     row->set_name(col_datname, details.datname);
@@ -299,102 +268,6 @@ void set_session(Row* row, const Picture& picture, core::SessionIndex index) {
         row->set_word(col_query, "<insufficient privilege>");
 }
 
-/// Reads the status of the sessions that the graph connects, and since when they are in their
-/// transactions.
-void read_details(Picture* picture) {
-    pg::LockSnapshot& snapshot = picture->snapshot;
-    std::size_t count = picture->graph.sessions.size();
-    picture->details = pg::new_zeroed_array<SessionDetails>(count);
-    picture->xact_starts = pg::new_array<core::Timestamp>(count);
-    std::fill_n(picture->xact_starts, count, core::kUnknownTime);
-    for (core::SessionIndex i = 0; i < count; i++) {
-        auto edges = picture->graph.blockers_of(i);
-        for (const core::Edge& edge : edges)
-            picture->details[edge.blocker].in_tree = true;
-        if (!edges.empty())
-            picture->details[i].in_tree = true;
-    }
-    constexpr core::SessionIndex ahead = 4;
-    for (core::SessionIndex i = 0; i < count; i++) {
-        const pg::SnapshotSession& session = snapshot.sessions[i];
-        SessionDetails& details = picture->details[i];
-        core::Timestamp& xact_start = picture->xact_starts[i];
-        if (i + ahead < count)
-            pg::prefetch_backend_status(snapshot.sessions[i + ahead].id);
-        if (!details.in_tree)
-            continue;
-        CHECK_FOR_INTERRUPTS();
-        if (session.id.pid == 0) {
-            pg::PreparedTransaction prepared;
-            if (pg::find_prepared_transaction(session.prepared_xid, picture->names, &prepared) &&
-                prepared.gid != nullptr) {
-                details.gid = prepared.gid;
-                xact_start = prepared.prepared_at;
-            }
-            continue;
-        }
-        details.has_status = pg::read_backend_status(session.id, &details.status);
-        if (!details.has_status)
-            continue;
-        details.visible = pg::may_see_details(details.status.role, picture->names);
-        if (details.status.xact_start != 0)
-            xact_start = details.status.xact_start;
-    }
-}
-
-/// As the type name wants it; null for null.
-Name name_of(const char* text) {
-    if (text == nullptr)
-        return nullptr;
-    auto name = static_cast<Name>(palloc0(sizeof(NameData)));
-    namestrcpy(name, text);
-    return name;
-}
-
-text* object_text(const LOCKTAG& tag, pg::NameLookup names) {
-    const char* words = pg::locked_object_text(tag, names);
-    text* result = cstring_to_text(words);
-    pfree(const_cast<char*>(words)); // there may be thousands
-    return result;
-}
-
-/// Looks up the names of databases, roles and locked objects. Neighbours mostly have the same.
-void read_names(Picture* picture) {
-    const pg::LockSnapshot& snapshot = picture->snapshot;
-    std::size_t count = picture->graph.sessions.size();
-    for (std::size_t i = 0; i < count; i++) {
-        const pg::SnapshotSession& session = snapshot.sessions[i];
-        const pg::SnapshotSession* before = i == 0 ? nullptr : &snapshot.sessions[i - 1];
-        SessionDetails& details = picture->details[i];
-        details.datname = before != nullptr && before->database == session.database
-                              ? picture->details[i - 1].datname
-                              : name_of(pg::database_name(session.database, picture->names));
-        details.usename = before != nullptr && before->role == session.role
-                              ? picture->details[i - 1].usename
-                              : name_of(pg::role_name(session.role, picture->names));
-    }
-    picture->lock_objects =
-        pg::new_zeroed_array<text*>(static_cast<std::size_t>(snapshot.wait_count));
-    for (int i = 0; i < snapshot.wait_count; i++) {
-        const pg::SnapshotWait& wait = snapshot.waits[i];
-        if (i > 0 && memcmp(&wait.tag, &snapshot.waits[i - 1].tag, sizeof(LOCKTAG)) == 0)
-            picture->lock_objects[i] = picture->lock_objects[i - 1];
-        else if (!wait.safe_snapshot)
-            picture->lock_objects[i] = object_text(wait.tag, picture->names);
-    }
-}
-
-/// Looks at the lock table. Returns false where nobody waits; else picture->names is to be closed.
-bool take_picture(Picture* picture) {
-    if (!pg::take_wait_graph(picture))
-        return false;
-    picture->names = pg::open_name_lookup();
-    read_details(picture);
-    read_names(picture);
-    picture->now = GetCurrentTimestamp();
-    return true;
-}
-
 /// Makes the room that any of these rows can need.
 void make_room(std::span<const core::ForestRow> rows, RowRoom* room) {
     // No session stands deeper, or has more blockers, than there are rows.
@@ -405,7 +278,7 @@ void make_room(std::span<const core::ForestRow> rows, RowRoom* room) {
     room->words.context = CurrentMemoryContext;
 }
 
-void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
+void put_rows(const TreePicture& picture, std::span<const core::ForestRow> rows,
               ReturnSetInfo* result) {
     RowRoom room;
     make_room(rows, &room);
@@ -432,7 +305,7 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
                          GetLockmodeName(DEFAULT_LOCKMETHOD, forest_row.parent->mode));
         set_wait(&row, picture, session);
         set_session(&row, picture, forest_row.session);
-        tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
+        row.put(result);
         MemoryContextReset(row_context);
     }
     MemoryContextSwitchTo(caller);
@@ -442,7 +315,7 @@ void put_rows(const Picture& picture, std::span<const core::ForestRow> rows,
 /// memory back to the system beyond twice the largest block that it has seen freed. So one block
 /// that is larger than all the rest of a call keeps the pages for the next call, which else spends
 /// a third of its time on having them mapped again. What is not used of it is never touched.
-Size room_for(const Picture& picture, std::span<const core::ForestRow> rows) {
+Size room_for(const TreePicture& picture, std::span<const core::ForestRow> rows) {
     constexpr Size typical = 640; // of a row, without its path, drawing and query
     Size needed = 0;
     for (const core::ForestRow& row : rows) {
@@ -456,7 +329,7 @@ Size room_for(const Picture& picture, std::span<const core::ForestRow> rows) {
 }
 
 void lock_tree(FunctionCallInfo fcinfo) {
-    Picture picture;
+    TreePicture picture;
     if (!take_picture(&picture))
         return;
     auto rows = pg::call_core(CurrentMemoryContext, [&picture](auto& memory) {

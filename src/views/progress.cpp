@@ -3,7 +3,7 @@
 // A statement shows its wait in shared memory (shmem/wait_board); who holds the lock is asked
 // when somebody looks. All of it is visible to everybody, as pg_locks is: no state, no query.
 
-#include "core/text.h"
+#include "core/words/waits.h"
 
 #include <algorithm>
 

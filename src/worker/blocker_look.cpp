@@ -4,10 +4,13 @@
 
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
+#include "boundary/request_modes.h"
 #include "boundary/settings.h"
 #include "sessions/command_text.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
+#include "sessions/statement_cancel.h"
+#include "shmem/wait_board.h"
 
 namespace lockguard::pg {
 
@@ -24,7 +27,25 @@ core::Requester requester_of(const SnapshotSession& session) {
     return state.type == B_BACKEND ? core::Requester::client : core::Requester::background;
 }
 
-/// Collects the waits for ACCESS EXCLUSIVE on a relation.
+/// Does it wait for a transaction to end, as CREATE INDEX CONCURRENTLY and the like do? Nothing
+/// else of PostgreSQL's stands in the queue of a virtual transaction id, but of ours a statement
+/// that waits at low priority sleeps there.
+bool waits_for_transaction(const SnapshotWait& wait) {
+    LowPriorityWait sleeper;
+    return wait.tag.locktag_type == LOCKTAG_VIRTUALTRANSACTION && !wait.low_priority &&
+           !read_low_priority_wait(wait.procno, &sleeper);
+}
+
+/// Is it a wait that may count?
+bool is_request(const SnapshotWait& wait) {
+    if (wait.safe_snapshot)
+        return false;
+    if (wait.tag.locktag_type == LOCKTAG_RELATION)
+        return (counting_request_modes() & core::mode_bit(wait.mode)) != 0;
+    return settings.blocker_concurrently && waits_for_transaction(wait);
+}
+
+/// Collects the waits that may count.
 void collect_requests(BlockerLook* look) {
     const LockSnapshot& snapshot = look->snapshot;
     auto room = static_cast<std::size_t>(snapshot.wait_count);
@@ -33,14 +54,19 @@ void collect_requests(BlockerLook* look) {
     look->request_count = 0;
     for (int i = 0; i < snapshot.wait_count; i++) {
         const SnapshotWait& wait = snapshot.waits[i];
-        if (wait.safe_snapshot || wait.tag.locktag_type != LOCKTAG_RELATION ||
-            wait.mode != core::kAccessExclusive)
+        if (!is_request(wait))
             continue;
         const SnapshotSession& session = snapshot.sessions[wait.session];
         if (session.id.procno != wait.procno)
             continue; // a parallel worker never asks for it; its own pid is not in the snapshot
-        look->requests[look->request_count] = {wait.session, wait.tag.locktag_field2, wait.mode,
-                                               wait.wait_start, requester_of(session)};
+        bool for_transaction = wait.tag.locktag_type != LOCKTAG_RELATION;
+        look->requests[look->request_count] = {wait.session,
+                                               for_transaction ? InvalidOid
+                                                               : wait.tag.locktag_field2,
+                                               wait.mode,
+                                               wait.wait_start,
+                                               requester_of(session),
+                                               for_transaction};
         look->request_waits[look->request_count] = &wait;
         look->request_count++;
     }
@@ -87,6 +113,8 @@ void read_facts(BlockerLook* look, core::SessionIndex index, LookMemory* earlier
     facts->replication = status->type == B_WAL_SENDER;
     facts->idle_in_transaction = is_idle_in_transaction(status->state);
     facts->aborted = status->state == STATE_IDLEINTRANSACTION_ABORTED;
+    facts->active = is_active(status->state);
+    facts->committing = waits_for_standbys(session.id.procno);
     facts->state_start = status->state_start;
     note_stall(*look, session, *status, facts, &earlier->stalls[session.id.procno]);
     if (status->xact_start != 0)
@@ -123,17 +151,24 @@ bool collect_facts(BlockerLook* look, LookMemory* earlier) {
                 continue;
             read_facts(look, edge.blocker, earlier);
             const core::SessionFacts& facts = look->facts[edge.blocker];
-            any |= facts.idle_in_transaction || facts.stalled || facts.prepared;
+            any |= facts.idle_in_transaction || facts.stalled || facts.prepared ||
+                   (facts.active && settings.active_action() != BlockerActiveAction::off);
         }
     }
     return any;
 }
 
 void judge(BlockerLook* look) {
+    auto microseconds = [](int milliseconds) { return core::Microseconds{milliseconds} * 1000; };
     core::BlockerLimits limits = {
-        static_cast<core::Microseconds>(settings.blocker_min_idle) * 1000,
-        static_cast<core::Microseconds>(settings.blocker_min_wait) * 1000,
-        settings.blocker_stalled_clients,
+        .min_idle = microseconds(settings.blocker_min_idle),
+        .min_wait = microseconds(settings.blocker_min_wait),
+        .stalled_clients = settings.blocker_stalled_clients,
+        .request_modes = counting_request_modes(),
+        .concurrently = settings.blocker_concurrently,
+        .end_idle = settings.action() != BlockerAction::off,
+        .cancel_active = settings.active_action() != BlockerActiveAction::off,
+        .min_active = microseconds(settings.blocker_min_active),
     };
     look->now = GetCurrentTimestamp();
     look->judgement = call_core(look->memory, [&](std::pmr::memory_resource& memory) {
@@ -211,12 +246,13 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
     if (status != nullptr)
         words.application = status->application_name;
     words.aborted = facts.aborted;
-    words.stalled = facts.stalled;
+    words.active = decision.remedy == core::Remedy::cancel;
+    words.stalled = facts.stalled && !words.active;
     words.idle = decision.idle;
     words.blocked_pid = blocked.id.pid;
     words.blocked_command = text_of(command);
     words.blocked_mode = GetLockmodeName(wait.tag.locktag_lockmethodid, wait.mode);
-    words.relation = wait.tag.locktag_field2;
+    words.relation = look.requests[decision.request].relation;
     words.blocked_for = decision.blocked_for;
     words.others_blocked = decision.blocks > 0 ? decision.blocks - 1 : 0;
 
@@ -228,15 +264,17 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
     if (blocked_known)
         set_event_text(event->application, blocked_status.application_name);
     set_event_text(event->command, words.blocked_command);
-    event->relation_known = true;
-    event->relation_database = wait.tag.locktag_field1;
-    event->relation = wait.tag.locktag_field2;
+    if (words.relation != InvalidOid) {
+        event->relation_known = true;
+        event->relation_database = wait.tag.locktag_field1;
+        event->relation = words.relation;
+    }
     event->lock_mode = wait.mode;
     event->waited = std::max<core::Microseconds>(core::age(wait.wait_start, look.now), 0);
     event->has_blocker = true;
     event->blocker_pid = victim.id.pid;
     event->blocker_role = victim.role;
-    event->blocker_idle = decision.idle;
+    event->blocker_idle = words.active ? -1 : decision.idle;
     if (status != nullptr) {
         set_event_text(event->blocker_application, status->application_name);
         event->blocker_state = status->state;
@@ -321,6 +359,7 @@ bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* l
 }
 
 BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {
+    Assert(!IsTransactionState());
     BlockerCases result = {};
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();
@@ -350,10 +389,11 @@ BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDec
     const SnapshotSession& victim = look.snapshot.sessions[decision.victim];
     const core::SessionFacts& facts = look.facts[decision.victim];
     BlockerIdentity blocker = {victim.id, facts.state_start};
+    blocker.active = decision.remedy == core::Remedy::cancel;
     if (facts.prepared)
         blocker.session.lxid = victim.prepared_xid;
     const BackendStatus* status = look.statuses[decision.victim];
-    if (facts.stalled && status != nullptr) {
+    if (facts.stalled && !blocker.active && status != nullptr) {
         blocker.stalled = true;
         blocker.change_count = status->change_count;
     }

@@ -1,14 +1,15 @@
-// Who keeps sessions from ACCESS EXCLUSIVE on a relation: one look at the lock table, what the
-// policy (core/blocker_policy) is to know of those who hold what is waited for, and its judgement.
+// Who keeps sessions from ACCESS EXCLUSIVE on a relation (or what else counts by the settings): one
+// look at the lock table, what the policy (core/blocker_policy) is to know of those who hold what
+// is waited for, and its judgement.
 //
 // Reads shared catalogs only, and waits for no lock.
 #pragma once
 
 #include "core/blocker_policy.h"
-#include "core/event_text.h"
 #include "core/lock_forest.h"
 #include "core/lock_graph.h"
-#include "core/text.h"
+#include "core/words/events.h"
+#include "core/words/terminations.h"
 
 #include "locks/lock_snapshot.h"
 #include "sessions/backend_status.h"
@@ -62,7 +63,7 @@ struct BlockerCase {
     Event* event;          // complete but for kind, reason and tree
 };
 
-/// The cases of a look: first those to end, then those to spare.
+/// The cases of a look: first those to end or to cancel, then those to spare.
 struct BlockerCases {
     BlockerCase* cases; // null where the catalogs can't be read without waiting for a lock
     std::size_t to_end;

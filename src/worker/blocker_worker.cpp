@@ -1,21 +1,24 @@
 // The worker: a background process of the server that looks at the lock table every
 // pg_lockguard.worker_interval. Where a session holds a lock, sits idle in its transaction, and
 // keeps somebody from ACCESS EXCLUSIVE on a relation for too long, it ends that session, or says
-// that it would (pg_lockguard.blocker_action).
+// that it would (pg_lockguard.blocker_action). Where such a session is not idle, but has worked on
+// one statement for too long, it cancels that (pg_lockguard.blocker_active_action).
 //
 // A look, cheapest question first:
 //   1. Does anybody wait? An unlocked glance at the process array. Most looks end here.
-//   2. Does anybody wait for ACCESS EXCLUSIVE on a relation? One copy of the wait-for graph.
+//   2. Does anybody wait for ACCESS EXCLUSIVE on a relation, or for what else counts? One copy of
+//      the wait-for graph.
 //   3. Who holds what they wait for, and is idle in transaction? The status of those sessions.
 //   4. Whom would the policy end (core/blocker_policy)?
 //   5. Only then, in a short transaction: are they superusers or exempt, and what are the names?
-//   6. End them, each by its full identity (worker/last_check), as far as the fuses allow it, or
-//   write
-//      the log line. Those that the policy spares are named with the reason.
+//   6. End them, each by its full identity (worker/last_check), or cancel their statements
+//      (worker/blocker_cancel), as far as the fuses allow it, or write the log line. Those that the
+//      policy spares are named with the reason.
 // 2 to 5 are worker/blocker_look; what comes of 6 is an event in the record (shmem/event_ring).
 //
-// In the rehearsal (blocker_action = log) it goes on to watch those that it would have ended, and
-// records when they cease to block by themselves.
+// In the rehearsal (log) it goes on to watch those that it would have dealt with, and records when
+// they cease to block by themselves; and those whose statement it has cancelled, whether the lock
+// is free then (worker/follow_up).
 //
 // It connects to no database: it reads shared catalogs only, and keeps no database from being
 // dropped. It waits for no heavyweight lock: catalogs that can't be read now make it look again
@@ -35,7 +38,9 @@
 #include "shmem/counters.h"
 #include "shmem/protections.h"
 #include "shmem/worker_state.h"
+#include "worker/blocker_cancel.h"
 #include "worker/blocker_look.h"
+#include "worker/follow_up.h"
 #include "worker/incident_watch.h"
 
 extern "C" {
@@ -61,47 +66,47 @@ constexpr int kShortestGap = 10;
 struct Dealt {
     pg::SessionId session;    // as in BlockerIdentity
     TimestampTz state_start;  // 0 in an unused entry
-    core::SpareReason spared; // none: it was ended, or would have been
+    core::SpareReason spared; // none: it was dealt with, or would have been
+    core::Remedy remedy;
 
     bool operator==(const Dealt&) const = default;
 };
 
-/// A session that would have been ended, watched until it has ceased to block.
-struct Rehearsal {
-    pg::BlockerIdentity blocker;
-    pg::RequestIdentity request;
-    pg::Event* event; // as it was recorded; null in an unused one
+/// What the worker does: as the settings say.
+struct Actions {
+    pg::BlockerAction idle;
+    pg::BlockerActiveAction active;
+
+    bool operator==(const Actions&) const = default;
+    bool rehearses(core::Remedy remedy) const {
+        return remedy == core::Remedy::end ? idle != pg::BlockerAction::terminate
+                                           : active != pg::BlockerActiveAction::cancel;
+    }
 };
-constexpr int kMostRehearsals = 100;
+
+Actions actions_by_settings() {
+    return {pg::settings.action(), pg::settings.active_action()};
+}
 
 /// What has been said or done about whom, so that the log has one line for each, not one for each
 /// look. By procno; an entry whose session has gone on can match nothing again, and is overwritten
 /// in time.
 struct History {
-    Dealt* dealt;             // proc_count entries
-    TimestampTz* held_for;    // likewise, by who waits: the wait whose fuse has been reported
-    int proc_count;           // of processes and prepared transactions
-    pg::BlockerAction action; // under which all of them were dealt with
-    Rehearsal rehearsals[kMostRehearsals];
-    int rehearsal_count;
+    Dealt* dealt;          // proc_count entries
+    TimestampTz* held_for; // likewise, by who waits: the wait whose fuse has been reported
+    int proc_count;        // of processes and prepared transactions
+    Actions actions;       // under which all of them were dealt with
+    FollowUps follow_ups;
     bool fuse_reported; // that of terminations per minute, since it last let somebody pass
     pg::LookMemory looks;
-
-    bool rehearses() const { return action != pg::BlockerAction::terminate; }
 };
 
-void forget_rehearsal(History* history, int index) {
-    pfree(history->rehearsals[index].event);
-    history->rehearsals[index] = history->rehearsals[--history->rehearsal_count];
-}
-
-void forget_all(History* history, pg::BlockerAction action) {
+void forget_all(History* history, Actions actions) {
     memset(static_cast<void*>(history->dealt), 0, sizeof(Dealt) * history->proc_count);
     memset(history->held_for, 0, sizeof(TimestampTz) * history->proc_count);
-    while (history->rehearsal_count > 0)
-        forget_rehearsal(history, 0);
+    forget_follow_ups(&history->follow_ups);
     history->fuse_reported = false;
-    history->action = action;
+    history->actions = actions;
 }
 
 void begin_history(History* history) {
@@ -113,17 +118,21 @@ void begin_history(History* history) {
     history->looks.stalls = pg::new_zeroed_array<pg::Stall>(count);
     history->held_for = pg::new_zeroed_array<TimestampTz>(count);
     MemoryContextSwitchTo(caller);
-    forget_all(history, pg::settings.action());
+    forget_all(history, actions_by_settings());
+}
+
+Dealt dealt_with(const pg::BlockerIdentity& blocker, core::SpareReason spared) {
+    return {blocker.session, blocker.state_start, spared,
+            blocker.active ? core::Remedy::cancel : core::Remedy::end};
 }
 
 bool was_dealt_with(const History& history, const pg::BlockerIdentity& blocker,
                     core::SpareReason spared) {
-    return history.dealt[blocker.session.procno] ==
-           Dealt{blocker.session, blocker.state_start, spared};
+    return history.dealt[blocker.session.procno] == dealt_with(blocker, spared);
 }
 
 void remember(History* history, const pg::BlockerIdentity& blocker, core::SpareReason spared) {
-    history->dealt[blocker.session.procno] = {blocker.session, blocker.state_start, spared};
+    history->dealt[blocker.session.procno] = dealt_with(blocker, spared);
 }
 
 // ---- Telling
@@ -189,7 +198,8 @@ void spare(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
 bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
     const pg::RequestIdentity request = pg::request_identity(*look, c.decision);
     const pg::SnapshotWait& wait = *look->request_waits[c.decision.request];
-    const pg::WorkerFuses* fuses = pg::worker_fuses(history->rehearses());
+    const bool cancel = c.decision.remedy == core::Remedy::cancel;
+    const pg::WorkerFuses* fuses = pg::worker_fuses(history->actions.rehearses(c.decision.remedy));
     const auto limit = static_cast<uint32>(pg::settings.max_terminations_per_minute);
     const core::Microseconds now = pg::steady_now();
     char reason[128];
@@ -217,62 +227,96 @@ bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* histor
     pg::count(pg::Counter::fuses_blown);
     record(look, c, pg::EventKind::fuse_blown, reason);
     ereport(LOG, (errmsg("pg_lockguard: a fuse holds: %s", reason),
-                  errdetail_log("Not ended for now: %s.",
+                  errdetail_log("Not %s for now: %s.", cancel ? "cancelled" : "ended",
                                 in_words(*look, core::termination_log_line, c.words))));
     return true;
 }
 
 void note_fuses(const pg::BlockerLook& look, const pg::BlockerCase& c, const History& history) {
     const pg::RequestIdentity request = pg::request_identity(look, c.decision);
-    pg::WorkerFuses* fuses = pg::worker_fuses(history.rehearses());
+    pg::WorkerFuses* fuses = pg::worker_fuses(history.actions.rehearses(c.decision.remedy));
     core::Microseconds now = pg::steady_now();
     core::note_termination(fuses->terminations, now);
     fuses->requests[request.procno] = {request.pid,
                                        look.request_waits[c.decision.request]->wait_start, now};
 }
 
-void watch(History* history, const pg::BlockerIdentity& blocker, const pg::RequestIdentity& request,
-           const pg::Event& event) {
-    if (history->rehearsal_count == kMostRehearsals)
-        forget_rehearsal(history, 0);
-    auto* copy = static_cast<pg::Event*>(MemoryContextAlloc(TopMemoryContext, sizeof(pg::Event)));
-    *copy = event;
-    history->rehearsals[history->rehearsal_count++] = {blocker, request, copy};
+/// Signals, or looks whether it would. Returns why not, in static words; null where it did.
+const char* signal(const pg::BlockerLook& look, const pg::BlockerCase& c, bool rehearses) {
+    pg::BlockerIdentity blocker = pg::blocker_identity(look, c.decision);
+    pg::RequestIdentity request = pg::request_identity(look, c.decision);
+    const char* detail = in_words(look, core::victim_detail, c.words);
+    if (c.decision.remedy == core::Remedy::cancel)
+        return rehearses ? pg::rehearse_blocker_cancel(blocker, request)
+                         : pg::cancel_blocker(blocker, request, detail, core::cancel_hint().data());
+    pg::TerminationResult result = rehearses ? pg::rehearse_termination(blocker, request)
+                                             : pg::terminate_blocker(blocker, request, detail);
+    return result == pg::TerminationResult::signaled ? nullptr
+                                                     : pg::termination_result_text(result);
 }
 
-/// One at a time: the check, the signal, the line in the log. A session that has been sent SIGTERM
-/// and is still there has not got round to it yet: it is neither signaled nor logged again.
-void end(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
+/// What is counted, recorded and logged of a blocker that was dealt with.
+struct Deed {
+    pg::Counter counter;
+    pg::EventKind event;
+    const char* log; // before the line about it
+};
+
+Deed deed_of(core::Remedy remedy, bool rehearses) {
+    if (remedy == core::Remedy::end)
+        return rehearses
+                   ? Deed{pg::Counter::rehearsals, pg::EventKind::blocker_logged, "would terminate"}
+                   : Deed{pg::Counter::terminations, pg::EventKind::blocker_terminated,
+                          "terminated"};
+    return rehearses ? Deed{pg::Counter::cancel_rehearsals, pg::EventKind::blocker_cancel_logged,
+                            "would cancel the statement of"}
+                     : Deed{pg::Counter::cancellations, pg::EventKind::blocker_cancelled,
+                            "cancelled the statement of"};
+}
+
+/// How long a statement has run, in words; empty for an idle session, of which that is no question.
+const char* running_time(const pg::BlockerLook& look, const core::BlockerDecision& decision) {
+    if (decision.remedy == core::Remedy::end)
+        return "";
+    std::string_view text = pg::call_core(look.memory, [&](std::pmr::memory_resource& memory) {
+        return core::duration_text(decision.idle, memory);
+    });
+    return psprintf("its statement has run for %s", text.data());
+}
+
+/// One at a time: the check, the signal, the line in the log. A session that has been sent a signal
+/// and is still there, or in that statement, has not got round to it yet: it is neither signaled
+/// nor logged again.
+void deal_with(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
+    const core::Remedy remedy = c.decision.remedy;
+    const bool rehearses = history->actions.rehearses(remedy);
     pg::BlockerIdentity blocker = pg::blocker_identity(*look, c.decision);
     pg::RequestIdentity request = pg::request_identity(*look, c.decision);
     if (was_dealt_with(*history, blocker, core::SpareReason::none) || fuse_holds(look, c, history))
         return;
 
     const char* line = in_words(*look, core::termination_log_line, c.words);
-    pg::TerminationResult result =
-        history->rehearses() ? pg::rehearse_termination(blocker, request)
-                             : pg::terminate_blocker(blocker, request,
-                                                     in_words(*look, core::victim_detail, c.words));
-    if (result != pg::TerminationResult::signaled) {
-        const char* reason = pg::termination_result_text(result);
+    const char* ran = running_time(*look, c.decision);
+    const char* why_not = signal(*look, c, rehearses);
+    if (why_not != nullptr) {
         pg::count(pg::Counter::spared_changed);
-        record(look, c, pg::EventKind::blocker_spared, reason);
+        record(look, c, pg::EventKind::blocker_spared, why_not);
         ereport(DEBUG1, (errmsg_internal("pg_lockguard: PID %d is left alone: %s",
-                                         blocker.session.pid, reason)));
+                                         blocker.session.pid, why_not)));
         return;
     }
     remember(history, blocker, core::SpareReason::none);
     note_fuses(*look, c, *history);
-    if (history->rehearses()) {
-        pg::count(pg::Counter::rehearsals);
-        record(look, c, pg::EventKind::blocker_logged, {});
-        watch(history, blocker, request, *c.event);
-        ereport(LOG, (errmsg("pg_lockguard: would terminate %s", line)));
-    } else {
-        pg::count(pg::Counter::terminations);
-        record(look, c, pg::EventKind::blocker_terminated, {});
-        ereport(LOG, (errmsg("pg_lockguard: terminated %s", line)));
-    }
+    Deed deed = deed_of(remedy, rehearses);
+    pg::count(deed.counter);
+    record(look, c, deed.event, ran);
+    if (remedy == core::Remedy::cancel)
+        follow_up(&history->follow_ups,
+                  rehearses ? FollowUpKind::rehearsed_cancel : FollowUpKind::cancel, blocker,
+                  request, *c.event);
+    else if (rehearses)
+        follow_up(&history->follow_ups, FollowUpKind::rehearsed_end, blocker, request, *c.event);
+    ereport(LOG, (errmsg("pg_lockguard: %s %s", deed.log, line)));
 }
 
 /// The steps of a look, in the order given at the top. Returns in how many microseconds somebody
@@ -290,58 +334,10 @@ core::Microseconds look_and_act(MemoryContext context, History* history) {
         return -1;
     }
     for (std::size_t i = 0; i < cases.to_end; i++)
-        end(&look, cases.cases[i], history);
+        deal_with(&look, cases.cases[i], history);
     for (std::size_t i = cases.to_end; i < cases.count; i++)
         spare(&look, cases.cases[i], history);
     return look.judgement.next_due;
-}
-
-// ---- The end of a rehearsal
-
-/// In words that follow "event 12: ".
-const char* outcome_text(pg::Outcome outcome) {
-    switch (outcome) {
-    case pg::Outcome::still_blocks:
-        return "it still blocks";
-    case pg::Outcome::transaction_over:
-        return "it ended its transaction by itself";
-    case pg::Outcome::went_on:
-        return "it went on by itself";
-    case pg::Outcome::lock_released:
-        return "it released the lock by itself";
-    case pg::Outcome::request_gone:
-        return "the request that it blocked was given up";
-    }
-    return "";
-}
-
-/// Records the sessions that would have been ended and have ceased to block since.
-void review_rehearsals(MemoryContext context, History* history) {
-    TimestampTz now = GetCurrentTimestamp();
-    for (int i = history->rehearsal_count - 1; i >= 0; i--) {
-        const Rehearsal& rehearsal = history->rehearsals[i];
-        pg::Outcome outcome = pg::outcome_of(rehearsal.blocker, rehearsal.request);
-        if (outcome == pg::Outcome::still_blocks)
-            continue;
-        if (outcome != pg::Outcome::request_gone)
-            pg::count(pg::Counter::rehearsals_needless);
-        pg::Event event = *rehearsal.event;
-        core::Microseconds since = std::max<core::Microseconds>(core::age(event.at, now), 0);
-        std::string_view duration =
-            pg::call_core(context, [since](std::pmr::memory_resource& memory) {
-                return core::duration_text(since, memory);
-            });
-        event.kind = pg::EventKind::blocker_resolved;
-        snprintf(event.reason, sizeof(event.reason), "event " INT64_FORMAT ": %s after %s",
-                 event.id, outcome_text(outcome), duration.data());
-        event.waited += since;
-        event.blocker_idle += since;
-        event.lock_tree[0] = '\0';
-        forget_rehearsal(history, i);
-        pg::record_event(&event, {});
-        ereport(LOG, (errmsg("pg_lockguard: PID %d, which would have been terminated: %s after %s",
-                             event.blocker_pid, outcome_text(outcome), duration.data())));
-    }
 }
 
 // ---- The process
@@ -351,9 +347,9 @@ void reload_configuration(History* history) {
     ProcessConfigFile(PGC_SIGHUP);
     pg::publish_server_protection();
     history->looks.roles_reported = false;
-    pg::BlockerAction action = pg::settings.action();
-    if (action != history->action)
-        forget_all(history, action);
+    Actions actions = actions_by_settings();
+    if (actions != history->actions)
+        forget_all(history, actions);
 }
 
 /// Looks, where there is something to look for. Returns as look_and_act().
@@ -364,8 +360,8 @@ core::Microseconds look(MemoryContext context, History* history) {
     pg::run_guarded(
         [&] {
             pg::count(pg::Counter::looks);
-            if (history->rehearsal_count > 0)
-                review_rehearsals(context, history);
+            if (history->follow_ups.count > 0)
+                review_follow_ups(context, &history->follow_ups);
             if (pg::anybody_waits())
                 next_due = look_and_act(context, history);
             done = true;
@@ -381,8 +377,8 @@ core::Microseconds look(MemoryContext context, History* history) {
 
 /// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
 /// there is nothing to look for.
-core::Timestamp time_of_next_look(pg::BlockerAction action, core::Microseconds next_due) {
-    if (action == pg::BlockerAction::off)
+core::Timestamp time_of_next_look(core::Microseconds next_due) {
+    if (!pg::settings.looks_for_blockers())
         return core::kUnknownTime;
     core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
     if (next_due >= 0)
@@ -443,9 +439,9 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
             reload_configuration(history);
         if (woken || pg::steady_now() >= next_look) {
             core::Microseconds next_due = -1;
-            if (history->action != pg::BlockerAction::off)
+            if (pg::settings.looks_for_blockers())
                 next_due = look(look_context, history);
-            next_look = time_of_next_look(history->action, next_due);
+            next_look = time_of_next_look(next_due);
         }
         woken = sleep_until(std::min(next_look, look_for_incidents(look_context, incidents)),
                             wait_event);

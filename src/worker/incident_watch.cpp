@@ -1,7 +1,7 @@
 #include "worker/incident_watch.h"
 
-#include "core/incident_text.h"
 #include "core/incident_tracker.h"
+#include "core/words/incidents.h"
 
 #include <algorithm>
 #include <ctime>

@@ -50,6 +50,45 @@ bool holds_conflicting_mode(LOCK* lock, const PGPROC* proc, LOCKMODE wanted) {
     return false;
 }
 
+/// Does anybody of the process's lock group hold such a mode? The caller holds the partition's
+/// lock.
+bool group_holds_conflicting_mode(LOCK* lock, const PGPROC* leader, LOCKMODE wanted) {
+    LOCKMASK conflicts = GetLockTagsMethodTable(&lock->tag)->conflictTab[wanted];
+    for (PROCLOCK* proclock = compat::first_proclock(lock); proclock != nullptr;
+         proclock = compat::next_proclock(lock, proclock)) {
+        if (proclock->groupLeader == leader && (proclock->holdMask & conflicts) != 0)
+            return true;
+    }
+    return false;
+}
+
+/// Does the process itself hold such a mode of a lock that nobody need wait for? The caller holds
+/// its fpInfoLock. Takes the partition's lock.
+bool holds_conflicting_mode(PGPROC* proc, const LOCKTAG& tag, LOCKMODE wanted) {
+    LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[wanted];
+    if (tag.locktag_type == LOCKTAG_RELATION && tag.locktag_field1 == proc->databaseId &&
+        (compat::fast_path_modes(proc, tag.locktag_field2) & conflicts) != 0)
+        return true;
+    uint32 hash = LockTagHashCode(&tag);
+    auto partition = static_cast<int>(LockHashPartition(hash));
+    bool holds = false;
+    LWLockAcquire(LockHashPartitionLock(hash), LW_SHARED);
+    for (PROCLOCK* proclock = compat::newest_own_proclock(proc, partition);
+         proclock != nullptr && !holds;
+         proclock = compat::older_own_proclock(proc, partition, proclock))
+        holds = memcmp(&proclock->tag.myLock->tag, &tag, sizeof(LOCKTAG)) == 0 &&
+                (proclock->holdMask & conflicts) != 0;
+    LWLockRelease(LockHashPartitionLock(hash));
+    return holds;
+}
+
+/// Does the request, which stands in no queue, still wait for that lock?
+bool still_waits_at_low_priority(const RequestIdentity& request) {
+    LowPriorityWait wait;
+    return read_low_priority_wait(request.procno, &wait) && wait.pid == request.pid &&
+           memcmp(&wait.tag, &request.tag, sizeof(LOCKTAG)) == 0 && wait.mode == request.mode;
+}
+
 /// Is the session in the very state in which it was judged?
 bool is_still_idle(const BlockerIdentity& blocker) {
     BackendStateOnly state;
@@ -101,9 +140,7 @@ TerminationResult check(const BlockerIdentity& blocker, const RequestIdentity& r
 /// ROLLBACK TO SAVEPOINT.
 TerminationResult check_low_priority(const BlockerIdentity& blocker,
                                      const RequestIdentity& request) {
-    LowPriorityWait wait;
-    if (!read_low_priority_wait(request.procno, &wait) || wait.pid != request.pid ||
-        memcmp(&wait.tag, &request.tag, sizeof(LOCKTAG)) != 0 || wait.mode != request.mode)
+    if (!still_waits_at_low_priority(request))
         return TerminationResult::request_gone;
     if (!is_in_transaction(blocker.session))
         return TerminationResult::other_transaction;
@@ -170,6 +207,39 @@ TerminationResult terminate_blocker(const BlockerIdentity& blocker, const Reques
 TerminationResult rehearse_termination(const BlockerIdentity& blocker,
                                        const RequestIdentity& request) {
     return check_and_signal(blocker, request, nullptr);
+}
+
+TerminationResult check_blocks(const BlockerIdentity& blocker, const RequestIdentity& request) {
+    if (request.client_pid != 0 && !client_still_waits(request))
+        return TerminationResult::no_client_waits;
+    PGPROC* victim = GetPGProcByNumber(blocker.session.procno);
+    if (request.low_priority) {
+        if (!still_waits_at_low_priority(request))
+            return TerminationResult::request_gone;
+        return holds_conflicting_mode(victim, request.tag, request.mode)
+                   ? TerminationResult::signaled
+                   : TerminationResult::lock_released;
+    }
+    uint32 hash = LockTagHashCode(&request.tag);
+    LWLockAcquire(LockHashPartitionLock(hash), LW_SHARED);
+    LOCK* lock = find_awaited_lock(request, static_cast<int>(LockHashPartition(hash)));
+    TerminationResult result = TerminationResult::signaled;
+    if (lock == nullptr)
+        result = TerminationResult::request_gone;
+    else if (!group_holds_conflicting_mode(lock, victim, request.mode))
+        result = TerminationResult::lock_released;
+    LWLockRelease(LockHashPartitionLock(hash));
+    return result;
+}
+
+TerminationResult blocks(const BlockerIdentity& blocker, const RequestIdentity& request) {
+    PGPROC* proc = GetPGProcByNumber(blocker.session.procno);
+    LWLockAcquire(&proc->fpInfoLock, LW_SHARED);
+    TerminationResult result = is_in_transaction(blocker.session)
+                                   ? check_blocks(blocker, request)
+                                   : TerminationResult::other_transaction;
+    LWLockRelease(&proc->fpInfoLock);
+    return result;
 }
 
 Outcome outcome_of(const BlockerIdentity& blocker, RequestIdentity request) {

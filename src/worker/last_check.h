@@ -24,6 +24,7 @@ struct BlockerIdentity {
     // must not have changed at all.
     bool stalled = false;
     int change_count = 0;
+    bool active = false; // at work on the statement that began at state_start
 };
 
 /// The request that it blocks: somebody waits for a mode of a lock.
@@ -61,6 +62,18 @@ TerminationResult terminate_blocker(const BlockerIdentity& blocker, const Reques
 /// The same without notice and signal: would it do it?
 TerminationResult rehearse_termination(const BlockerIdentity& blocker,
                                        const RequestIdentity& request);
+
+/// Does the session still block the request: does that still wait, and does the session still hold
+/// a conflicting mode, in the same transaction? What it does meanwhile is not asked. `signaled`
+/// stands for yes. Takes the session's fpInfoLock, and under it what check_blocks() takes. Never
+/// ereports.
+TerminationResult blocks(const BlockerIdentity& blocker, const RequestIdentity& request);
+
+/// The same for a caller that holds the session's fpInfoLock, by which it keeps it in its
+/// transaction. What another process holds for the session, as a member of its lock group, counts
+/// where the request stands in the lock's queue. Takes the lock's partition lock or the spinlock of
+/// a published wait. Never ereports.
+TerminationResult check_blocks(const BlockerIdentity& blocker, const RequestIdentity& request);
 
 /// What has become of a session that would have been ended.
 enum class Outcome {

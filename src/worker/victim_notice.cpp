@@ -8,7 +8,7 @@
 // the server log.
 #include "worker/victim_notice.h"
 
-#include "core/text.h"
+#include "core/words/terminations.h"
 #include "boundary/bridge.h"
 #include "shmem/cancel_notice.h"
 #include "shmem/termination_notice.h"

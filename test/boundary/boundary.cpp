@@ -1,5 +1,5 @@
 // SQL functions that fail in every way in which C++ and PostgreSQL can fail, through the bridge
-// that the extension uses, for test/tap/001_boundary.pl; and a background worker of a type that is
+// that the extension uses, for test/tap/boundary.pl; and a background worker of a type that is
 // no text, for test/tap/lock_tree_valid_text.pl. Never installed.
 #include "boundary/bridge.h"
 

@@ -52,131 +52,140 @@ sub error_of
 	return $err;
 }
 
-for my $case (
-	[ 'bad_alloc', '53200', 'out of memory' ],
-	[ 'bad_array_new_length', '53200', 'out of memory' ],
-	[ 'length_error', 'XX000', 'pg_lockguard failed: a length error' ],
-	[ 'runtime_error', 'XX000', 'pg_lockguard failed: a runtime error' ],
-	[ 'long_message', 'XX000', 'pg_lockguard failed: ' . 'm' x 255 ],
-	[ 'at', 'XX000', 'pg_lockguard failed: vector::_M_range_check: __n (which is 1) >= this->size() (which is 0)' ],
-	[ 'int', 'XX000', 'pg_lockguard failed: unknown C++ exception' ],
-	[ 'struct', 'XX000', 'pg_lockguard failed: unknown C++ exception' ])
-{
-	my ($kind, $sqlstate, $message) = @$case;
-	my $error = error_of("SELECT boundary_throw('$kind')", $kind);
-	like($error, qr/ERROR:  \Q$sqlstate\E: \Q$message\E$/m, "$kind: SQLSTATE and message");
-}
+subtest 'what the core throws' => sub {
+	for my $case (
+		[ 'bad_alloc', '53200', 'out of memory' ],
+		[ 'bad_array_new_length', '53200', 'out of memory' ],
+		[ 'length_error', 'XX000', 'pg_lockguard failed: a length error' ],
+		[ 'runtime_error', 'XX000', 'pg_lockguard failed: a runtime error' ],
+		[ 'long_message', 'XX000', 'pg_lockguard failed: ' . 'm' x 255 ],
+		[ 'at', 'XX000', 'pg_lockguard failed: vector::_M_range_check: __n (which is 1) >= this->size() (which is 0)' ],
+		[ 'int', 'XX000', 'pg_lockguard failed: unknown C++ exception' ],
+		[ 'struct', 'XX000', 'pg_lockguard failed: unknown C++ exception' ])
+	{
+		my ($kind, $sqlstate, $message) = @$case;
+		my $error = error_of("SELECT boundary_throw('$kind')", $kind);
+		like($error, qr/ERROR:  \Q$sqlstate\E: \Q$message\E$/m, "$kind: SQLSTATE and message");
+	}
+};
 
-# The form that notes the failure instead of raising it.
-is( $node->safe_psql('postgres', q{SELECT boundary_try('bad_alloc')}),
-	'result 0, failed 1, out of memory 1: ',
-	'try_core: out of memory');
-is( $node->safe_psql('postgres', q{SELECT boundary_try('runtime_error')}),
-	'result 0, failed 1, out of memory 0: a runtime error',
-	'try_core: another exception');
+subtest 'the form that notes the failure instead of raising it' => sub {
+	is( $node->safe_psql('postgres', q{SELECT boundary_try('bad_alloc')}),
+		'result 0, failed 1, out of memory 1: ',
+		'try_core: out of memory');
+	is( $node->safe_psql('postgres', q{SELECT boundary_try('runtime_error')}),
+		'result 0, failed 1, out of memory 0: a runtime error',
+		'try_core: another exception');
+};
 
 # Out of memory in earnest: more than there are addresses, more than a vector can hold, and the
 # last byte of a backend whose address space is limited.
-my $error = error_of('SELECT boundary_ask_too_much(1::int8 << 47)', 'all addresses');
-like($error, qr/ERROR:  53200: out of memory$/m, 'all addresses: SQLSTATE and message');
-$error = error_of('SELECT boundary_ask_too_much(-1)', 'more than a vector can hold');
-like($error, qr/ERROR:  XX000: pg_lockguard failed: vector::reserve$/m,
-	'more than a vector can hold: SQLSTATE and message');
-$error = error_of('SELECT boundary_exhaust(64)', 'memory used up');
-like($error, qr/ERROR:  53200: out of memory$/m, 'memory used up: SQLSTATE and message');
-like($error, qr/DETAIL:  pg_lockguard could not allocate its working memory\.$/m,
-	'memory used up: detail');
-$error = error_of(
-	"SELECT boundary_exhaust(64);\nSELECT boundary_exhaust(64);\nSELECT boundary_exhaust(64)",
-	'memory used up three times');
-my @times = $error =~ /ERROR:  53200: /g;
-is(scalar @times, 3, 'memory used up three times: SQLSTATE each time');
+subtest 'out of memory in earnest' => sub {
+	my $error = error_of('SELECT boundary_ask_too_much(1::int8 << 47)', 'all addresses');
+	like($error, qr/ERROR:  53200: out of memory$/m, 'all addresses: SQLSTATE and message');
+	$error = error_of('SELECT boundary_ask_too_much(-1)', 'more than a vector can hold');
+	like($error, qr/ERROR:  XX000: pg_lockguard failed: vector::reserve$/m,
+		'more than a vector can hold: SQLSTATE and message');
+	$error = error_of('SELECT boundary_exhaust(64)', 'memory used up');
+	like($error, qr/ERROR:  53200: out of memory$/m, 'memory used up: SQLSTATE and message');
+	like($error, qr/DETAIL:  pg_lockguard could not allocate its working memory\.$/m,
+		'memory used up: detail');
+	$error = error_of(
+		"SELECT boundary_exhaust(64);\nSELECT boundary_exhaust(64);\nSELECT boundary_exhaust(64)",
+		'memory used up three times');
+	my @times = $error =~ /ERROR:  53200: /g;
+	is(scalar @times, 3, 'memory used up three times: SQLSTATE each time');
+};
 
 # PostgreSQL's own error passes through unchanged, and the clean-up runs once.
-$error = error_of('SELECT boundary_ereport()', 'ereport');
-like(
-	$error,
-	qr/ERROR:  55P03: message 41\nDETAIL:  detail 41\nHINT:  hint 41\n/,
-	'ereport: unchanged');
-is( $node->safe_psql(
-		'postgres', q{
-		DO $$ BEGIN PERFORM boundary_ereport(); EXCEPTION WHEN lock_not_available THEN END $$;
-		SELECT boundary_balance();
-	}),
-	'made 2, alive 0, cleanups 1, in flight 0',
-	'ereport: one clean-up');
+subtest "an error of PostgreSQL's own" => sub {
+	my $error = error_of('SELECT boundary_ereport()', 'ereport');
+	like(
+		$error,
+		qr/ERROR:  55P03: message 41\nDETAIL:  detail 41\nHINT:  hint 41\n/,
+		'ereport: unchanged');
+	is( $node->safe_psql(
+			'postgres', q{
+			DO $$ BEGIN PERFORM boundary_ereport(); EXCEPTION WHEN lock_not_available THEN END $$;
+			SELECT boundary_balance();
+		}),
+		'made 2, alive 0, cleanups 1, in flight 0',
+		'ereport: one clean-up');
+};
 
 # 100 000 times each in one session: errors of each kind are caught in PL/pgSQL, and the backend
 # stays as large as it was. A leak of as little as 100 bytes each time would come to 10 MB.
-my $growth = $node->safe_psql(
-	'postgres', q{
-	CREATE TYPE size AS (contexts int8, resident int8);
-	CREATE FUNCTION backend_size() RETURNS size LANGUAGE sql AS $$
-		SELECT (SELECT sum(total_bytes) FROM pg_backend_memory_contexts),
-			substring(pg_read_file('/proc/self/status') FROM 'VmRSS:\s+(\d+) kB')::int8 * 1024
-	$$;
-	CREATE FUNCTION fail_often(statement text, expected text, times int) RETURNS int LANGUAGE plpgsql AS $$
-	DECLARE
-		n int := 0;
-		seen text;
-		detail text;
-		hint text;
-	BEGIN
-		FOR i IN 1 .. times LOOP
-			BEGIN
-				EXECUTE statement;
-			EXCEPTION WHEN OTHERS THEN
-				GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-				seen := concat_ws('|', SQLSTATE, SQLERRM, detail, hint);
-				IF seen = expected THEN
-					n := n + 1;
-				END IF;
-			END;
-		END LOOP;
-		RETURN n;
-	END $$;
-	CREATE TABLE measured (statement text, times int, contexts int8, resident int8);
+subtest 'errors without number leave nothing behind' => sub {
+	my $growth = $node->safe_psql(
+		'postgres', q{
+		CREATE TYPE size AS (contexts int8, resident int8);
+		CREATE FUNCTION backend_size() RETURNS size LANGUAGE sql AS $$
+			SELECT (SELECT sum(total_bytes) FROM pg_backend_memory_contexts),
+				substring(pg_read_file('/proc/self/status') FROM 'VmRSS:\s+(\d+) kB')::int8 * 1024
+		$$;
+		CREATE FUNCTION fail_often(statement text, expected text, times int) RETURNS int LANGUAGE plpgsql AS $$
+		DECLARE
+			n int := 0;
+			seen text;
+			detail text;
+			hint text;
+		BEGIN
+			FOR i IN 1 .. times LOOP
+				BEGIN
+					EXECUTE statement;
+				EXCEPTION WHEN OTHERS THEN
+					GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+					seen := concat_ws('|', SQLSTATE, SQLERRM, detail, hint);
+					IF seen = expected THEN
+						n := n + 1;
+					END IF;
+				END;
+			END LOOP;
+			RETURN n;
+		END $$;
+		CREATE TABLE measured (statement text, times int, contexts int8, resident int8);
 
-	-- Each round in one session, and in one statement of its own; a first, shorter one pays for
-	-- caches, plans and the heap's own slack.
-	CREATE PROCEDURE measure(statement text, expected text) LANGUAGE plpgsql AS $$
-	DECLARE
-		before size;
-		after size;
-		n int;
-	BEGIN
-		PERFORM fail_often(statement, expected, 10000);
-		COMMIT;
-		before := backend_size();
-		COMMIT;
-		before := backend_size();
-		COMMIT;
-		n := fail_often(statement, expected, 100000);
-		COMMIT;
-		after := backend_size();
-		INSERT INTO measured
-			VALUES (statement, n, after.contexts - before.contexts, after.resident - before.resident);
-	END $$;
-	CALL measure('SELECT boundary_ereport()', '55P03|message 41|detail 41|hint 41');
-	CALL measure($$SELECT boundary_throw('runtime_error')$$,
-		'XX000|pg_lockguard failed: a runtime error||This is a defect in pg_lockguard; please report it.');
-	CALL measure($$SELECT boundary_throw('bad_alloc')$$,
-		'53200|out of memory|pg_lockguard could not allocate its working memory.|');
-	SELECT statement, times, contexts, resident FROM measured;
-	SELECT boundary_balance();
-});
-my @rows = split /\n/, $growth;
-my $balance = pop @rows;
-is(scalar @rows, 3, 'three measurements');
-for my $row (@rows)
-{
-	my ($statement, $times, $contexts, $resident) = split /\|/, $row;
-	is($times, 100_000, "$statement: each time the same error");
-	cmp_ok($contexts, '<=', 65_536, "$statement: memory contexts are as large as before");
-	cmp_ok($resident, '<=', 2_097_152, "$statement: the process is as large as before");
-}
-like($balance, qr/alive 0, cleanups 110000, in flight 0$/,
-	'330 000 errors: every destructor and every clean-up ran');
+		-- Each round in one session, and in one statement of its own; a first, shorter one pays for
+		-- caches, plans and the heap's own slack.
+		CREATE PROCEDURE measure(statement text, expected text) LANGUAGE plpgsql AS $$
+		DECLARE
+			before size;
+			after size;
+			n int;
+		BEGIN
+			PERFORM fail_often(statement, expected, 10000);
+			COMMIT;
+			before := backend_size();
+			COMMIT;
+			before := backend_size();
+			COMMIT;
+			n := fail_often(statement, expected, 100000);
+			COMMIT;
+			after := backend_size();
+			INSERT INTO measured
+				VALUES (statement, n, after.contexts - before.contexts, after.resident - before.resident);
+		END $$;
+		CALL measure('SELECT boundary_ereport()', '55P03|message 41|detail 41|hint 41');
+		CALL measure($$SELECT boundary_throw('runtime_error')$$,
+			'XX000|pg_lockguard failed: a runtime error||This is a defect in pg_lockguard; please report it.');
+		CALL measure($$SELECT boundary_throw('bad_alloc')$$,
+			'53200|out of memory|pg_lockguard could not allocate its working memory.|');
+		SELECT statement, times, contexts, resident FROM measured;
+		SELECT boundary_balance();
+	});
+	my @rows = split /\n/, $growth;
+	my $balance = pop @rows;
+	is(scalar @rows, 3, 'three measurements');
+	for my $row (@rows)
+	{
+		my ($statement, $times, $contexts, $resident) = split /\|/, $row;
+		is($times, 100_000, "$statement: each time the same error");
+		cmp_ok($contexts, '<=', 65_536, "$statement: memory contexts are as large as before");
+		cmp_ok($resident, '<=', 2_097_152, "$statement: the process is as large as before");
+	}
+	like($balance, qr/alive 0, cleanups 110000, in flight 0$/,
+		'330 000 errors: every destructor and every clean-up ran');
+};
 
 my $now = slurp_file($node->data_dir . '/postmaster.pid');
 $now =~ s/\n.*//s;

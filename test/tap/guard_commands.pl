@@ -11,7 +11,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = start_guarded_node('commands', { streaming => 1 });
+my $node = start_guarded_node('commands');
 my ($out, $err);
 my @as_weak = (extra_params => [ '-v', 'VERBOSITY=verbose', '-U', 'weak' ]);
 
@@ -138,21 +138,5 @@ subtest 'CREATE INDEX CONCURRENTLY' => sub {
 	forget_sessions($old, $concurrent);
 };
 
-my $standby = start_standby($node, 'guard_standby',
-	q{pg_lockguard.ddl_commands = 'LOCK TABLE'}, q{pg_lockguard.ddl_lock_timeout = '1ms'});
-
-subtest 'a standby' => sub {
-	my $exclusive = hold($node, 'exclusive', 'BEGIN; LOCK TABLE users');
-	$node->wait_for_catchup($standby);
-	await($standby, 'the standby replays the lock',
-		q{SELECT count(*) = 1 FROM pg_locks WHERE relation = 'users'::regclass AND mode = 'AccessExclusiveLock'});
-	my $weak_lock = session($standby, 'weak_lock');
-	$weak_lock->do('BEGIN');
-	settle($standby, $weak_lock->send('LOCK TABLE users IN ACCESS SHARE MODE'));
-	$exclusive->do('COMMIT');
-	is($weak_lock->error, undef, 'on a standby the guard leaves LOCK TABLE alone');
-	forget_sessions($exclusive, $weak_lock);
-};
-
-ends_well($node, $standby);
+ends_well($node);
 done_testing();

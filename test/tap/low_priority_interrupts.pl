@@ -11,6 +11,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -23,13 +24,6 @@ $node->safe_psql('postgres', 'CREATE TABLE users (id int); CREATE TABLE a (id in
 my $reader = session($node, 'reader');
 my $ddl = session($node, 'ddl');
 my $witness = session($node, 'witness');
-
-sub hold
-{
-	$reader->do('BEGIN');
-	$reader->do('SELECT count(*) FROM users');
-	return;
-}
 
 # Stops the process until so much time has gone by since it began its statement.
 sub pause_until
@@ -52,24 +46,24 @@ sub await_sleep
 }
 
 subtest 'statement_timeout strikes together with a timer of the guard' => sub {
-	hold();
+	read_and_idle($reader);
 	$ddl->do("SET statement_timeout = '700ms'");
 	$ddl->send('ALTER TABLE users ADD COLUMN c int');
 	await_sleep($ddl);
 	pause_until($ddl, '1500 ms');
 	like($ddl->error, qr/canceling statement due to statement timeout/, 'it ends the statement');
-	is($ddl->{dbh}->state, '57014', 'by its SQLSTATE');
+	is($ddl->sqlstate, '57014', 'by its SQLSTATE');
 	$ddl->do('RESET statement_timeout');
 	$reader->do('COMMIT');
 };
 
 subtest 'a cancel request comes together with a timer of the guard' => sub {
-	hold();
+	read_and_idle($reader);
 	$ddl->send('ALTER TABLE users ADD COLUMN c int');
 	await_sleep($ddl);
 	pause_until($ddl, '1500 ms', sub { $witness->value('SELECT pg_cancel_backend(?)', $ddl->pid) });
 	like($ddl->error, qr/canceling statement due to user request/, 'it ends the statement');
-	is($ddl->{dbh}->state, '57014', 'by its SQLSTATE');
+	is($ddl->sqlstate, '57014', 'by its SQLSTATE');
 	$reader->do('COMMIT');
 };
 
@@ -116,7 +110,7 @@ subtest 'the lock is granted while the process stands still' => sub {
 subtest 'many, aimed at the moment' => sub {
 	my $count = $ENV{LOCKGUARD_STRESS} || 500;
 	$node->safe_psql('postgres', "ALTER SYSTEM SET deadlock_timeout = '20ms'; SELECT pg_reload_conf()");
-	hold();
+	read_and_idle($reader);
 	my @sessions = map { session($node, "target_$_") } 1 .. 8;
 	for my $session (@sessions)
 	{
@@ -152,7 +146,7 @@ subtest 'many, aimed at the moment' => sub {
 			elsif (!$session->{cancel_at} && $session->ready)
 			{
 				$session->error;
-				$states{ $session->{dbh}->state }++;
+				$states{ $session->sqlstate }++;
 				$ended++;
 			}
 			elsif ($session->{cancelled_at} && $now - $session->{cancelled_at} > 2)
@@ -171,8 +165,5 @@ subtest 'many, aimed at the moment' => sub {
 	$reader->do('COMMIT');
 };
 
-forget_sessions();
-$node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
-
+ends_well($node);
 done_testing();

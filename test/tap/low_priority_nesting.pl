@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -29,14 +30,6 @@ my $reader = session($node, 'reader');
 my $ddl = session($node, 'ddl');
 my $witness = session($node, 'witness');
 
-sub hold
-{
-	my $table = shift;
-	$reader->do('BEGIN');
-	$reader->do("SELECT count(*) FROM $table");
-	return;
-}
-
 # How many transaction ids a transaction of $ddl takes.
 sub ids_taken
 {
@@ -54,14 +47,14 @@ subtest 'a nested statement does not wait patiently while the outer one has its 
 	my $users_reader = session($node, 'users_reader');
 	$users_reader->do('BEGIN');
 	$users_reader->do('SELECT FROM users');
-	hold('orders');
+	read_and_idle($reader, 'orders');
 	$ddl->send('ALTER TABLE users ADD COLUMN c1 int');
 	await($node, 'it queues', "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted AND relation = 'users'::regclass)",
 		$ddl->pid);
 	$users_reader->do('COMMIT');
 	like($ddl->error, qr/DETAIL:  ALTER TABLE waited \d+ ms for AccessExclusiveLock on public\.orders\. Blocked by PID/,
 		'in the queue: it gives up after ddl_lock_timeout');
-	is($ddl->{dbh}->state, '55P03', 'by its SQLSTATE');
+	is($ddl->sqlstate, '55P03', 'by its SQLSTATE');
 	$ddl->do('RESET ALL');
 
 	# A temporary table.
@@ -99,18 +92,18 @@ subtest 'what this transaction has created, or has locked, needs no subtransacti
 subtest 'a lock that turns up inside of such a statement' => sub {
 	$witness->do(q{CREATE FUNCTION lock_orders(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
 		$$ BEGIN LOCK TABLE orders; RETURN $1; END $$});
-	hold('orders');
+	read_and_idle($reader, 'orders');
 	$ddl->do('BEGIN');
 	$ddl->do('CREATE TABLE fresh2 AS SELECT 1 AS id');
 	$ddl->send('ALTER TABLE fresh2 ALTER id TYPE int USING lock_orders(id)');
 	like($ddl->error, qr/DETAIL:  ALTER TABLE waited 2\d\d ms for AccessExclusiveLock on public\.orders\. Blocked by PID/,
 		'is waited for by ddl_lock_timeout');
-	is($ddl->{dbh}->state, '55P03', 'by its SQLSTATE');
+	is($ddl->sqlstate, '55P03', 'by its SQLSTATE');
 	$ddl->do('ROLLBACK');
 	$reader->do('COMMIT');
 
 	# Another relation of such a statement is waited for as ever.
-	hold('users');
+	read_and_idle($reader, 'users');
 	$ddl->do('BEGIN');
 	$ddl->do('CREATE TABLE fresh3 (user_id int)');
 	$ddl->send('ALTER TABLE fresh3 ADD FOREIGN KEY (user_id) REFERENCES users');
@@ -155,8 +148,5 @@ subtest 'a lock that a parallel worker waits for' => sub {
 	$ddl->do('RESET ALL');
 };
 
-forget_sessions();
-$node->stop;
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP:|terminated by signal/, 'no crash');
-
+ends_well($node);
 done_testing();

@@ -15,14 +15,15 @@
 namespace lockguard::core {
 
 bool operator==(const BlockerDecision& a, const BlockerDecision& b) {
-    return std::tie(a.victim, a.request, a.idle, a.blocked_for, a.blocks, a.spared) ==
-           std::tie(b.victim, b.request, b.idle, b.blocked_for, b.blocks, b.spared);
+    return std::tie(a.victim, a.request, a.idle, a.blocked_for, a.blocks, a.spared, a.remedy) ==
+           std::tie(b.victim, b.request, b.idle, b.blocked_for, b.blocks, b.spared, b.remedy);
 }
 
 std::ostream& operator<<(std::ostream& out, const BlockerDecision& d) {
     return out << "victim " << d.victim << " request " << d.request << " idle " << d.idle
                << " blocked_for " << d.blocked_for << " blocks " << d.blocks << " spared "
-               << int{static_cast<std::uint8_t>(d.spared)};
+               << int{static_cast<std::uint8_t>(d.spared)} << " remedy "
+               << int{static_cast<std::uint8_t>(d.remedy)};
 }
 
 namespace {
@@ -443,6 +444,184 @@ TEST_F(BlockerPolicyTest, EveryReasonHasWords) {
         EXPECT_FALSE(spare_reason_text(static_cast<SpareReason>(i)).empty()) << i;
 }
 
+// ---- Which requests count
+
+TEST_F(BlockerPolicyTest, OnlyTheModesOfTheSettingCount) {
+    for (LockMode in_setting = 1; in_setting < kMaxLockMode; ++in_setting) {
+        limits_.request_modes = mode_bit(in_setting);
+        for (LockMode mode = 0; mode <= kMaxLockMode; ++mode) {
+            requests_[0].wanted = mode;
+            EXPECT_EQ(judge().size(), mode == in_setting ? 1U : 0U)
+                << int{in_setting} << " " << int{mode};
+        }
+    }
+    limits_.request_modes = mode_bit(kShare) | mode_bit(kExclusive);
+    for (const LockMode mode : {kShare, kExclusive}) {
+        requests_[0].wanted = mode;
+        EXPECT_EQ(judge().size(), 1U) << int{mode};
+    }
+    limits_.request_modes = 0;
+    EXPECT_EQ(judge(), Decisions{});
+}
+
+TEST_F(BlockerPolicyTest, WhoWaitsForATransactionCountsIfThatIsWanted) {
+    requests_[0].for_transaction = true;
+    requests_[0].wanted = kShare;
+    EXPECT_EQ(judge(), Decisions{});
+    limits_.request_modes = mode_bit(kShare); // this is about relations
+    EXPECT_EQ(judge(), Decisions{});
+    limits_.request_modes = 0;
+    limits_.concurrently = true;
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 700, 100, 1}}));
+    facts_[victim_].exempt_role = true;
+    EXPECT_EQ(reason(), SpareReason::exempt_role);
+}
+
+// ---- Statements that are cancelled
+
+/// The victim's statement has run for 700.
+class ActiveBlockerTest : public BlockerPolicyTest {
+  protected:
+    ActiveBlockerTest() {
+        facts_[victim_].idle_in_transaction = false;
+        facts_[victim_].active = true;
+        limits_.cancel_active = true;
+        limits_.min_active = 650;
+    }
+
+    void stall(Timestamp since) {
+        facts_[victim_].stalled = true;
+        facts_[victim_].stalled_since = since;
+    }
+
+    static BlockerDecision cancel(Microseconds active, SpareReason spared = SpareReason::none) {
+        return {0, 0, active, 100, 1, spared, Remedy::cancel};
+    }
+};
+
+TEST_F(ActiveBlockerTest, IsCancelled) {
+    EXPECT_EQ(judge(), Decisions({cancel(700)}));
+    limits_.end_idle = false;
+    EXPECT_EQ(judge(), Decisions({cancel(700)}));
+    limits_.cancel_active = false;
+    EXPECT_EQ(judge(), Decisions{});
+    limits_.end_idle = true;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(spared_, Decisions{}) << "without the setting it is no offence";
+}
+
+TEST_F(ActiveBlockerTest, TheLimitIsReachedToTheMicrosecond) {
+    limits_.min_active = 700;
+    EXPECT_EQ(judge(), Decisions({cancel(700)}));
+    limits_.min_active = 701;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 1);
+    limits_.min_active = 0;
+    facts_[victim_].state_start = 0; // unknown
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, -1);
+    facts_[victim_].state_start = kNow + 1;
+    EXPECT_EQ(judge(), Decisions{});
+}
+
+TEST_F(ActiveBlockerTest, ATransactionThatBeganLaterCounts) {
+    replace_victim(4711, kNow - 640); // a procedure that commits
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 10);
+    replace_victim(4711, kNow - 650);
+    EXPECT_EQ(judge(), Decisions({cancel(650)}));
+    replace_victim(4711, kUnknownTime);
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, -1);
+}
+
+TEST_F(ActiveBlockerTest, BlocksForLongEnough) {
+    limits_.min_wait = 101;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 1);
+}
+
+TEST_F(ActiveBlockerTest, StandingAheadIsNoOffence) {
+    maker_ = GraphMaker();
+    maker_.session(4711, kNow - 900);
+    maker_.session(4712, kNow - 100);
+    maker_.edge(alter_, victim_, false);
+    EXPECT_EQ(judge(), Decisions{});
+}
+
+TEST_F(ActiveBlockerTest, NeverForWhoWaitsForItsTransaction) {
+    limits_.concurrently = true;
+    requests_[0].for_transaction = true;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(spared_, Decisions{});
+    EXPECT_EQ(next_due_, -1);
+}
+
+TEST_F(ActiveBlockerTest, IsSparedForTheSameReasons) {
+    const auto spared_with = [this](auto change) {
+        const SessionFacts before = facts_[victim_];
+        change(facts_[victim_]);
+        const SpareReason found = reason();
+        EXPECT_EQ(spared_.empty() ? Remedy::end : spared_[0].remedy, Remedy::cancel);
+        facts_[victim_] = before;
+        return found;
+    };
+    using Facts = SessionFacts;
+    EXPECT_EQ(spared_with([](Facts& f) { f.client_backend = false; }),
+              SpareReason::background_process);
+    EXPECT_EQ(spared_with([](Facts& f) { f.replication = true; }), SpareReason::replication);
+    EXPECT_EQ(spared_with([](Facts& f) { f.superuser = true; }), SpareReason::superuser);
+    EXPECT_EQ(spared_with([](Facts& f) { f.protected_by_setting = true; }),
+              SpareReason::protected_session);
+    EXPECT_EQ(spared_with([](Facts& f) { f.exempt_role = true; }), SpareReason::exempt_role);
+    EXPECT_EQ(spared_with([](Facts& f) { f.exempt_database = true; }),
+              SpareReason::exempt_database);
+    EXPECT_EQ(spared_with([](Facts& f) { f.exempt_application = true; }),
+              SpareReason::exempt_application);
+    EXPECT_EQ(spared_with([](Facts& f) { f.shares_snapshot = true; }),
+              SpareReason::shared_snapshot);
+    EXPECT_EQ(spared_with([](Facts& f) { f.committing = true; }), SpareReason::committing);
+    requests_[0].requester = Requester::background;
+    EXPECT_EQ(reason(), SpareReason::no_client_waits);
+}
+
+TEST_F(ActiveBlockerTest, AnIdleSessionIsNotCancelled) {
+    facts_[victim_].active = false;
+    facts_[victim_].idle_in_transaction = true;
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 700, 100, 1}}));
+    limits_.end_idle = false;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(spared_, Decisions{});
+    EXPECT_EQ(next_due_, -1);
+}
+
+TEST_F(ActiveBlockerTest, AStalledOneIsNotCancelled) {
+    stall(kNow - 600); // min_idle
+    EXPECT_EQ(reason(), SpareReason::stalled_client);
+    EXPECT_EQ(spared_[0].remedy, Remedy::end);
+    limits_.stalled_clients = true;
+    EXPECT_EQ(judge(), Decisions({{victim_, 0, 600, 100, 1}}));
+    limits_.end_idle = false;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(spared_, Decisions{});
+    // It reads from its client, but goes on.
+    stall(kNow - 599);
+    EXPECT_EQ(judge(), Decisions({cancel(700)}));
+}
+
+TEST_F(ActiveBlockerTest, WhatIsDueFirstCounts) {
+    stall(kNow - 590); // 10 to go
+    limits_.stalled_clients = true;
+    limits_.min_active = 705; // 5 to go
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 5);
+    EXPECT_EQ(judge(kNow + 5), Decisions({{0, 0, 705, 105, 1, SpareReason::none, Remedy::cancel}}));
+    limits_.min_active = 800;
+    EXPECT_EQ(judge(), Decisions{});
+    EXPECT_EQ(next_due_, 10);
+    EXPECT_EQ(judge(kNow + 10), Decisions({{0, 0, 600, 110, 1}}));
+}
+
 // ---- When to look again
 
 TEST_F(BlockerPolicyTest, NextDueIsWhenBothTimesAreReached) {
@@ -592,8 +771,9 @@ TEST(BlockerPolicyRandomTest, EqualsTheDefinition) {
         ASSERT_EQ(Decisions(ended_now.begin(), ended_now.end()), expected) << "round " << round;
         for (const BlockerDecision& decision : judgement.to_spare)
             ASSERT_EQ(decision.spared,
-                      spare_reason(facts[decision.victim], limits) != SpareReason::none
-                          ? spare_reason(facts[decision.victim], limits)
+                      spare_reason(facts[decision.victim], limits, decision.remedy) !=
+                              SpareReason::none
+                          ? spare_reason(facts[decision.victim], limits, decision.remedy)
                           : SpareReason::no_client_waits);
         if (judgement.next_due >= 0 && !future) {
             // A moment earlier nothing changes, and at that time somebody more is in the lists.

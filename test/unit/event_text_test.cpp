@@ -1,4 +1,4 @@
-#include "core/event_text.h"
+#include "core/words/events.h"
 
 #include "test_memory.h"
 #include "test_tables.h"

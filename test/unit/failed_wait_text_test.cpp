@@ -1,4 +1,4 @@
-#include "core/text.h"
+#include "core/words/failed_waits.h"
 
 #include "text_checks.h"
 
@@ -56,7 +56,7 @@ Culprit autovacuum() {
             .query = "autovacuum: VACUUM public.users"};
 }
 
-FailedWait wait_for(std::span<const Culprit> culprits) {
+FailedWaitWords wait_for(std::span<const Culprit> culprits) {
     return {"ALTER TABLE", "AccessExclusiveLock", "public.users", 2 * kS, culprits};
 }
 
@@ -95,7 +95,7 @@ TEST(FailedWaitDetailTest, WithoutCulprits) {
 
 TEST(FailedWaitDetailTest, WhatIsNotKnownIsLeftOut) {
     const std::vector<Culprit> none;
-    const auto detail = [&](FailedWait wait) {
+    const auto detail = [&](FailedWaitWords wait) {
         wait.culprits = none;
         const std::string text =
             checked([&](auto& memory) { return failed_wait_detail(wait, memory); });
@@ -210,7 +210,7 @@ TEST(FailedWaitDetailTest, NamesCannotForgeLinesNorEndTheirQuotes) {
                                   c.state = {};
                               })}),
               "Blocked by PID 4711 (app \"a\"\"b?FATAL:?\", user r??s).");
-    const FailedWait wait{"ALTER TABLE", "ShareLock", "public.\"a\nb\"", kS, {}};
+    const FailedWaitWords wait{"ALTER TABLE", "ShareLock", "public.\"a\nb\"", kS, {}};
     EXPECT_EQ(checked([&](auto& memory) { return failed_wait_detail(wait, memory); }).substr(0, 58),
               "ALTER TABLE waited 1.0 s for ShareLock on public.\"a?b\". It");
 }
@@ -412,7 +412,7 @@ TEST(FailedWaitHintTest, TheFirstCulpritDecides) {
 
 TEST(FailedWaitHintTest, WithoutACommand) {
     const std::vector<Culprit> culprits{sidekiq()};
-    FailedWait wait = wait_for(culprits);
+    FailedWaitWords wait = wait_for(culprits);
     wait.command = {};
     EXPECT_EQ(checked([&](auto& memory) { return failed_wait_hint(wait, memory); }),
               "Commit or roll back the transaction of PID 4711, or end its session with SELECT "
@@ -421,7 +421,7 @@ TEST(FailedWaitHintTest, WithoutACommand) {
 
 TEST(FailedWaitTest, OfATransactionThatKeptOthersWaiting) {
     const std::vector<Culprit> culprits{prepared()};
-    FailedWait wait = wait_for(culprits);
+    FailedWaitWords wait = wait_for(culprits);
     wait.kept_waiting = 1;
     wait.kept_waiting_for = 510 * kMs;
     const auto detail = [&] {
@@ -440,7 +440,7 @@ TEST(FailedWaitTest, OfATransactionThatKeptOthersWaiting) {
 
 TEST(FailedWaitTest, EveryFailureIsBadAllocAndLeavesNothing) {
     const std::vector<Culprit> culprits{sidekiq(), prepared(), autovacuum(), sidekiq()};
-    const FailedWait wait = wait_for(culprits);
+    const FailedWaitWords wait = wait_for(culprits);
     using Memory = std::pmr::memory_resource;
     EXPECT_GE(fail_every_allocation([&](Memory& memory) { failed_wait_detail(wait, memory); }), 5U);
     EXPECT_GE(fail_every_allocation([&](Memory& memory) { failed_wait_hint(wait, memory); }), 2U);

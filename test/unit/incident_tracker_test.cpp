@@ -1,6 +1,6 @@
 #include "core/incident_tracker.h"
 
-#include "core/incident_text.h"
+#include "core/words/incidents.h"
 
 #include "test_memory.h"
 #include "test_tables.h"

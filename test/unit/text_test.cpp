@@ -1,4 +1,5 @@
-#include "core/text.h"
+#include "core/words/terminations.h"
+#include "core/words/waits.h"
 
 #include "text_checks.h"
 
@@ -115,6 +116,29 @@ TEST(VictimTextTest, AStalledClient) {
     EXPECT_EQ(detail_of(t),
               "pg_lockguard: waiting for its client in a statement for 2 min while blocking PID "
               "4712 (ALTER TABLE, AccessExclusiveLock on relation 16402) for 30 s.");
+}
+
+TEST(VictimTextTest, AStatement) {
+    Termination t = termination();
+    t.active = true;
+    t.idle = 6 * kMin;
+    EXPECT_EQ(detail_of(t),
+              "pg_lockguard: at work on one statement for 6 min while blocking PID 4712 (ALTER "
+              "TABLE, AccessExclusiveLock on relation 16402) for 30 s.");
+    const std::string_view hint = cancel_hint();
+    EXPECT_TRUE(hint.starts_with("Roll back and repeat the transaction. "));
+    EXPECT_TRUE(hint.ends_with("."));
+    EXPECT_EQ(std::strlen(hint.data()), hint.size());
+}
+
+TEST(VictimTextTest, OfWhomItsTransactionIsInTheWay) {
+    Termination t = termination();
+    t.relation = 0;
+    t.blocked_command = "CREATE INDEX";
+    t.blocked_mode = "ShareLock";
+    EXPECT_EQ(detail_of(t),
+              "pg_lockguard: idle in transaction for 2 min while blocking PID 4712 (CREATE INDEX, "
+              "which waits for this transaction to end) for 30 s.");
 }
 
 TEST(VictimTextTest, Hint) {

@@ -1,5 +1,5 @@
 #include "core/wait_picture.h"
-#include "core/wait_picture_text.h"
+#include "core/words/pictures.h"
 
 #include "test_memory.h"
 #include "test_tables.h"

@@ -13,14 +13,14 @@ constexpr Microseconds kMs = 1'000;
 constexpr Microseconds kS = 1'000'000;
 constexpr Timestamp kStart = 800'000'000 * kS;
 
-Obstacles holders(std::uint32_t count, Microseconds oldest_age) {
+HoldersSeen holders(std::uint32_t count, Microseconds oldest_age) {
     return {.holders = count,
             .oldest_age = oldest_age,
             .next_age = count > 1 ? oldest_age : 0,
             .autovacuum = false};
 }
 
-constexpr Obstacles kNobody{};
+constexpr HoldersSeen kNobody{};
 
 /// A wait with a clock that the test drives.
 class Wait {
@@ -32,16 +32,16 @@ class Wait {
                              .deadline = max_wait > 0 ? kStart + max_wait : kUnknownTime},
                             seed)) {}
 
-    WaitDecision decide(const Obstacles& obstacles) { return core::decide(policy, obstacles, now); }
+    WaitDecision decide(const HoldersSeen& present) { return core::decide(policy, present, now); }
 
     /// Expects to be told to wait for the holders, and comes back after `took`, when they are gone:
     /// the oldest of them by then as old as it was and that.
-    void round(const Obstacles& obstacles, Microseconds took) {
-        const WaitDecision decision = decide(obstacles);
+    void round(const HoldersSeen& present, Microseconds took) {
+        const WaitDecision decision = decide(present);
         ASSERT_EQ(decision.step, WaitStep::wait_for_holders);
         ASSERT_LT(took, decision.duration);
         now += took;
-        for (std::uint32_t i = 0; i < obstacles.holders; ++i)
+        for (std::uint32_t i = 0; i < present.holders; ++i)
             holder_ended(policy, took);
     }
 
@@ -242,14 +242,14 @@ TEST(WaitPolicy, ASessionThatHasLastedForMinutesIsNoExampleForOthers) {
 
 TEST(WaitPolicy, LearnsFromTheOthersWhileOneStays) {
     Wait wait;
-    Obstacles obstacles = holders(32, kS);
-    obstacles.next_age = 19 * kMs;
+    HoldersSeen present = holders(32, kS);
+    present.next_age = 19 * kMs;
     for (std::uint32_t looks = 0; looks < 2; ++looks) {
-        const WaitDecision decision = wait.decide(obstacles);
+        const WaitDecision decision = wait.decide(present);
         ASSERT_EQ(decision.step, WaitStep::wait_for_holders);
         EXPECT_EQ(wait.policy.rounds, looks);
         wait.now += decision.duration;
-        obstacles.oldest_age += decision.duration;
+        present.oldest_age += decision.duration;
     }
     // It has gone.
     expect_burst(wait.decide(holders(31, 19 * kMs)), 25 * kMs);
@@ -257,10 +257,10 @@ TEST(WaitPolicy, LearnsFromTheOthersWhileOneStays) {
     // Where another one stays as well, nothing is seen to end.
     Wait two;
     for (int look = 0; look < 10; ++look) {
-        const WaitDecision decision = two.decide(obstacles);
+        const WaitDecision decision = two.decide(present);
         two.now += decision.duration;
-        obstacles.oldest_age += decision.duration;
-        obstacles.next_age += decision.duration;
+        present.oldest_age += decision.duration;
+        present.next_age += decision.duration;
     }
     EXPECT_EQ(two.policy.rounds, 0U);
 
@@ -467,7 +467,7 @@ TEST(WaitPolicy, OutwaitsTheDeadlockTimeoutOfAutovacuum) {
     for (const Microseconds age : {kMs, 3600 * kS}) {
         Wait wait;
         wait.rounds({20 * kMs, 20 * kMs, 20 * kMs, 20 * kMs, 20 * kMs});
-        Obstacles vacuum = holders(1, age);
+        HoldersSeen vacuum = holders(1, age);
         vacuum.autovacuum = true;
         for (const Microseconds expected : {1250, 1500, 2000, 2000}) {
             const WaitDecision decision = wait.decide(vacuum);
@@ -479,12 +479,12 @@ TEST(WaitPolicy, OutwaitsTheDeadlockTimeoutOfAutovacuum) {
 }
 
 TEST(WaitPolicy, GivesUpExactlyAtTheDeadline) {
-    for (const Obstacles& obstacles :
+    for (const HoldersSeen& present :
          {holders(3, kMs), holders(3, 3600 * kS), holders(3, kUnknownTime), kNobody}) {
         Wait wait(500 * kMs, 2 * kS);
         const Timestamp deadline = kStart + 2 * kS;
         for (;;) {
-            const WaitDecision decision = wait.decide(obstacles);
+            const WaitDecision decision = wait.decide(present);
             if (decision.step == WaitStep::give_up) {
                 EXPECT_EQ(decision.duration, 0);
                 break;
@@ -498,7 +498,7 @@ TEST(WaitPolicy, GivesUpExactlyAtTheDeadline) {
         }
         EXPECT_EQ(wait.now, deadline);
         wait.now += kS;
-        EXPECT_EQ(wait.decide(obstacles).step, WaitStep::give_up);
+        EXPECT_EQ(wait.decide(present).step, WaitStep::give_up);
     }
 }
 

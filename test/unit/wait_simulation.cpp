@@ -111,7 +111,7 @@ class Model {
     void move();
     void get_lock();
     void leave_queue(bool got_lock);
-    core::Obstacles look() const;
+    core::HoldersSeen look() const;
     void tell_who_ended();
 
     const Situation& situation_;
@@ -195,8 +195,8 @@ void Model::admit_waiters() {
     waiters_.clear();
 }
 
-core::Obstacles Model::look() const {
-    core::Obstacles seen{};
+core::HoldersSeen Model::look() const {
+    core::HoldersSeen seen{};
     for (const Transaction& holder : holders_) {
         ++seen.holders;
         const Microseconds age = now_ - holder.begun;
@@ -222,7 +222,7 @@ void Model::try_or_move() {
 }
 
 void Model::move() {
-    const core::Obstacles seen = look();
+    const core::HoldersSeen seen = look();
     const Move next = strategy_.next(seen, now_);
     sleep_start_ = now_;
     const Timestamp bound = next.duration == kForever ? kForever : now_ + next.duration;
@@ -363,8 +363,8 @@ class Policy final : public Strategy {
 
     bool tries() const override { return true; }
 
-    Move next(const core::Obstacles& obstacles, Timestamp now) override {
-        const core::WaitDecision decision = core::decide(policy_, obstacles, now);
+    Move next(const core::HoldersSeen& present, Timestamp now) override {
+        const core::WaitDecision decision = core::decide(policy_, present, now);
         switch (decision.step) {
         case core::WaitStep::queue:
             return {Move::Kind::queue, decision.duration};
@@ -395,13 +395,15 @@ class Policy final : public Strategy {
 class Plain final : public Strategy {
   public:
     bool tries() const override { return false; }
-    Move next(const core::Obstacles&, Timestamp) override { return {Move::Kind::queue, kForever}; }
+    Move next(const core::HoldersSeen&, Timestamp) override {
+        return {Move::Kind::queue, kForever};
+    }
 };
 
 class Polling final : public Strategy {
   public:
     bool tries() const override { return true; }
-    Move next(const core::Obstacles&, Timestamp) override {
+    Move next(const core::HoldersSeen&, Timestamp) override {
         return {Move::Kind::sleep, 100 * kMillisecond};
     }
 };
@@ -410,7 +412,7 @@ class Polling final : public Strategy {
 class Loop : public Strategy {
   public:
     bool tries() const final { return false; }
-    Move next(const core::Obstacles&, Timestamp) final {
+    Move next(const core::HoldersSeen&, Timestamp) final {
         queue_next_ = !queue_next_;
         if (!queue_next_)
             return {Move::Kind::queue, timeout(attempt_++)};

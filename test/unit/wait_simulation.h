@@ -73,7 +73,7 @@ class Strategy {
     virtual bool tries() const = 0;
     /// Called after an attempt that failed, or at the start and after sleeps where tries() is
     /// false.
-    virtual Move next(const core::Obstacles& obstacles, Timestamp now) = 0;
+    virtual Move next(const core::HoldersSeen& present, Timestamp now) = 0;
     /// How long it sleeps at most before it looks after something else, and sleeps on.
     virtual Microseconds longest_sleep(Microseconds /*waited*/) const { return kForever; }
     /// Called for each holder that has ended during a sleep on holders, before the next attempt.

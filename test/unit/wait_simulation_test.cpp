@@ -46,8 +46,8 @@ class Script final : public Strategy {
   public:
     Script(bool tries, std::vector<Move> moves) : tries_(tries), moves_(std::move(moves)) {}
     bool tries() const override { return tries_; }
-    Move next(const core::Obstacles& obstacles, Timestamp now) override {
-        looks.push_back(obstacles);
+    Move next(const core::HoldersSeen& present, Timestamp now) override {
+        looks.push_back(present);
         times.push_back(now);
         return looks.size() <= moves_.size() ? moves_[looks.size() - 1]
                                              : Move{Move::Kind::sleep, 3600 * kSecond};
@@ -57,7 +57,7 @@ class Script final : public Strategy {
         got = got_lock;
     }
 
-    std::vector<core::Obstacles> looks;
+    std::vector<core::HoldersSeen> looks;
     std::vector<Timestamp> times;
     std::vector<Microseconds> stays;
     bool got = false;
@@ -131,7 +131,7 @@ TEST(WaitSimulation, ClosedLoopsHaveNoGap) {
     const Outcome outcome = simulate(busy, script, 1);
     EXPECT_FALSE(outcome.done);
     EXPECT_EQ(script.looks.size(), polls.size() + 1);
-    for (const core::Obstacles& look : script.looks) {
+    for (const core::HoldersSeen& look : script.looks) {
         ASSERT_EQ(look.holders, 32U);
         ASSERT_LE(look.oldest_age, 20'500);
     }

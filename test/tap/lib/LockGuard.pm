@@ -43,8 +43,8 @@ sub start_node
 		CONF
 	$node->append_conf('postgresql.conf', "$_\n") for @settings;
 	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION pg_lockguard');
-	$node->safe_psql('postgres', slurp_file(dirname(__FILE__) . '/lock_tree_checks.sql'));
+	$node->safe_psql('postgres',
+		"CREATE EXTENSION pg_lockguard;\n" . slurp_file(dirname(__FILE__) . '/lock_tree_checks.sql'));
 	return $node;
 }
 
@@ -105,7 +105,9 @@ sub observer
 {
 	my $node = shift;
 	my $name = $node->name;
-	delete $observer{$name} if $observer{$name} && !$observer{$name}{dbh}->ping;
+	my $known = $observer{$name};
+	# It says nothing of its own accord, unless its server has ended it.
+	delete $observer{$name} if $known && $known->has_input && !$known->{dbh}->ping;
 	return $observer{$name} //= LockGuard::Session->new($node, 'observer');
 }
 

@@ -7,6 +7,7 @@ use warnings;
 use Carp;
 use DBI;
 use DBD::Pg qw(:async);
+use IO::Select;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
@@ -28,6 +29,13 @@ sub new
 sub node { return $_[0]{node} }
 sub pid { return $_[0]{pid} }
 sub name { return $_[0]{name} }
+
+# Has the server sent something that nobody has read? (Where nothing was sent to it, that is the end.)
+sub has_input
+{
+	my $self = shift;
+	return IO::Select->new($self->{dbh}{pg_socket})->can_read(0);
+}
 
 # Of the last statement.
 sub sqlstate { return $_[0]{dbh}->state }

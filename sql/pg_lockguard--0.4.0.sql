@@ -1,0 +1,239 @@
+-- complain if this script is run by psql instead of CREATE EXTENSION
+\echo Use "CREATE EXTENSION pg_lockguard" to load this file. \quit
+
+-- Everything that version 0.4.0 has. What is added to the update script to this version is added here
+-- as well; test/tap/extension_versions.pl compares the two.
+
+-- ---- Who waits for whom
+
+CREATE FUNCTION lock_tree(
+    OUT tree text,
+    OUT pid int4,
+    OUT depth int4,
+    OUT root_pid int4,
+    OUT path int4[],
+    OUT blocked_by int4[],
+    OUT held_by int4[],
+    OUT blocks int4,
+    OUT wait_age interval,
+    OUT lock_type text,
+    OUT lock_object text,
+    OUT lock_mode text,
+    OUT blocker_mode text,
+    OUT database oid,
+    OUT relation oid,
+    OUT state text,
+    OUT xact_age interval,
+    OUT state_age interval,
+    OUT wait_event_type text,
+    OUT wait_event text,
+    OUT datname name,
+    OUT usename name,
+    OUT application_name text,
+    OUT client_addr inet,
+    OUT backend_type text,
+    OUT gid text,
+    OUT deadlock bool,
+    OUT query text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 100
+AS 'MODULE_PATHNAME', 'pg_lockguard_lock_tree';
+
+COMMENT ON FUNCTION lock_tree() IS
+    'who waits for a heavyweight lock and who blocks whom, from the root cause down';
+
+-- ---- Statements that wait at low priority
+
+CREATE FUNCTION pg_lockguard_progress(
+    OUT pid int4,
+    OUT datname name,
+    OUT usename name,
+    OUT command text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT phase text,
+    OUT attempt int4,
+    OUT waited interval,
+    OUT longest_stall interval,
+    OUT holders int4[],
+    OUT deadline timestamptz,
+    OUT next_step text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10
+AS 'MODULE_PATHNAME', 'pg_lockguard_progress';
+
+CREATE VIEW pg_lockguard_progress AS SELECT * FROM pg_lockguard_progress();
+
+GRANT SELECT ON pg_lockguard_progress TO PUBLIC;
+
+COMMENT ON VIEW pg_lockguard_progress IS
+    'the guarded statements that wait at low priority, and for whom';
+
+-- ---- The record
+
+CREATE FUNCTION pg_lockguard_events(
+    OUT id int8,
+    OUT at timestamptz,
+    OUT kind text,
+    OUT pid int4,
+    OUT datname name,
+    OUT usename name,
+    OUT application_name text,
+    OUT command text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT waited interval,
+    OUT stall interval,
+    OUT attempts int4,
+    OUT blocker_pid int4,
+    OUT blocker_usename name,
+    OUT blocker_application_name text,
+    OUT blocker_state text,
+    OUT blocker_idle interval,
+    OUT blocker_query text,
+    OUT reason text,
+    OUT lock_tree text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
+AS 'MODULE_PATHNAME', 'pg_lockguard_events';
+
+COMMENT ON FUNCTION pg_lockguard_events() IS
+    'what the DDL guard and the worker did, oldest first';
+
+CREATE VIEW pg_lockguard_events AS
+    SELECT * FROM pg_lockguard_events();
+
+COMMENT ON VIEW pg_lockguard_events IS
+    'what the DDL guard and the worker did, oldest first, from a ring in shared memory';
+
+GRANT SELECT ON pg_lockguard_events TO PUBLIC;
+
+CREATE FUNCTION pg_stat_lockguard(
+    OUT statements int8,
+    OUT statements_immediate int8,
+    OUT statements_waited int8,
+    OUT wait_time float8,
+    OUT max_wait_time float8,
+    OUT bursts int8,
+    OUT stall_time float8,
+    OUT max_stall_time float8,
+    OUT timeouts_lock int8,
+    OUT timeouts_total int8,
+    OUT deadlocks int8,
+    OUT ddl_terminations int8,
+    OUT terminations int8,
+    OUT rehearsals int8,
+    OUT rehearsals_needless int8,
+    OUT cancellations int8,
+    OUT cancel_rehearsals int8,
+    OUT cancel_rehearsals_needless int8,
+    OUT cancels_in_vain int8,
+    OUT spared_prepared int8,
+    OUT spared_replication int8,
+    OUT spared_background int8,
+    OUT spared_superuser int8,
+    OUT spared_protected int8,
+    OUT spared_role int8,
+    OUT spared_database int8,
+    OUT spared_application int8,
+    OUT spared_snapshot int8,
+    OUT spared_stalled int8,
+    OUT spared_committing int8,
+    OUT spared_no_client int8,
+    OUT spared_changed int8,
+    OUT fuses_blown int8,
+    OUT looks int8,
+    OUT errors int8,
+    OUT events_lost int8,
+    OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1
+AS 'MODULE_PATHNAME', 'pg_lockguard_statistics';
+
+COMMENT ON FUNCTION pg_stat_lockguard() IS
+    'counters of the DDL guard and the worker since stats_reset';
+
+CREATE VIEW pg_stat_lockguard AS
+    SELECT * FROM pg_stat_lockguard();
+
+COMMENT ON VIEW pg_stat_lockguard IS
+    'counters of the DDL guard and the worker since stats_reset; times are in milliseconds';
+
+GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
+
+CREATE FUNCTION pg_stat_lockguard_reset()
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_statistics_reset';
+
+COMMENT ON FUNCTION pg_stat_lockguard_reset() IS
+    'sets the counters of pg_stat_lockguard back to zero';
+
+REVOKE ALL ON FUNCTION pg_stat_lockguard_reset() FROM PUBLIC;
+
+-- ---- Incidents, gauges, pictures
+
+CREATE FUNCTION pg_lockguard_now(
+    OUT sessions_waiting int4,
+    OUT longest_wait float8,
+    OUT roots int4,
+    OUT roots_idle_in_transaction int4,
+    OUT worst_root_pid int4,
+    OUT worst_root_application_name text,
+    OUT worst_root_sessions_behind int4,
+    OUT worst_root_age float8,
+    OUT statements_at_low_priority int4,
+    OUT sessions_on_cycle int4)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1
+AS 'MODULE_PATHNAME', 'pg_lockguard_now';
+
+COMMENT ON FUNCTION pg_lockguard_now() IS
+    'gauges of lock waits at this moment; durations are in seconds';
+
+CREATE VIEW pg_lockguard_now AS
+    SELECT * FROM pg_lockguard_now();
+
+COMMENT ON VIEW pg_lockguard_now IS
+    'gauges of lock waits at this moment, one row; durations are in seconds';
+
+GRANT SELECT ON pg_lockguard_now TO PUBLIC;
+
+CREATE FUNCTION lock_graph(format text)
+RETURNS text
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_lock_graph';
+
+COMMENT ON FUNCTION lock_graph(text) IS
+    'who waits for whom, as a diagram in the language mermaid or dot';
+
+-- Somebody else may decide for a statement that waits.
+CREATE FUNCTION pg_lockguard_decide(pid int4, what text)
+RETURNS bool
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
+
+COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
+    'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';
+
+-- ---- What a DDL statement would do
+CREATE FUNCTION ddl_preview(
+    statement text,
+    with_standbys bool DEFAULT false,
+    OUT step int4,
+    OUT action text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT size int8,
+    OUT stops text,
+    OUT held_by int4[],
+    OUT longest_idle interval,
+    OUT longest_xact interval,
+    OUT complete bool,
+    OUT advice text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 5
+AS 'MODULE_PATHNAME', 'pg_lockguard_ddl_preview';
+
+COMMENT ON FUNCTION ddl_preview(text, bool) IS
+    'what a DDL statement would lock, rewrite and scan, and who is in its way now';

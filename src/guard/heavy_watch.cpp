@@ -1,0 +1,261 @@
+#include "guard/heavy_watch.h"
+
+#include <string_view>
+
+#include "locks/own_locks.h"
+
+extern "C" {
+#include "access/htup_details.h"
+#include "catalog/index.h"
+#include "catalog/pg_constraint.h"
+#include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+}
+
+namespace lockguard::pg {
+
+using core::HeavyKind;
+using core::HeavyMessage;
+using core::HeavySubject;
+
+/// The state of the hook is this process' own.
+struct HeavyWatchHook {
+    static void on_emit_log(ErrorData* error);
+    static void install();
+    static void tell(const ErrorData& error, HeavyMessage message);
+
+    static inline emit_log_hook_type next;
+    static inline const HeavyWatch* watch; // the innermost
+    static inline bool is_telling;         // what the handler says in turn is not looked at
+};
+
+namespace {
+
+/// What the server log would have without us, while log_min_messages is lowered. It outlives the
+/// watch that has lowered it where that ends by an error: until the abort has set it back.
+struct {
+    bool active;
+    int level;      // log_min_messages as it was
+    int nest_level; // of transactions
+    LocalTransactionId transaction;
+} lowered;
+
+/// Is the setting still as we have set it? The abort of its (sub)transaction sets it back, and
+/// nobody tells us.
+bool is_still_lowered() {
+    if (!lowered.active)
+        return false;
+    const LocalTransactionId now = compat::lxid_of(MyProc);
+    lowered.active = compat::server_log_level() < lowered.level &&
+                     GetCurrentTransactionNestLevel() >= lowered.nest_level &&
+                     (now == lowered.transaction || now == InvalidLocalTransactionId);
+    return lowered.active;
+}
+
+/// Would the server log have a message of that level? LOG stands between ERROR and FATAL there.
+bool is_logged(int level, int least) {
+    if (level == LOG || level == LOG_SERVER_ONLY)
+        return least == LOG || least <= ERROR;
+    if (level == WARNING_CLIENT_ONLY)
+        return false;
+    return least == LOG ? level >= FATAL : level >= least;
+}
+
+int64 bytes_of(Relation relation) {
+    return RELKIND_HAS_STORAGE(relation->rd_rel->relkind)
+               ? static_cast<int64>(RelationGetNumberOfBlocks(relation)) * BLCKSZ
+               : 0;
+}
+
+/// With its indexes.
+int64 bytes_of_all(Relation relation) {
+    int64 bytes = bytes_of(relation);
+    List* indexes = RelationGetIndexList(relation);
+    for (int i = 0; i < list_length(indexes); i++) {
+        Relation index = RelationIdGetRelation(list_nth_oid(indexes, i));
+        if (!RelationIsValid(index))
+            continue;
+        bytes += bytes_of(index);
+        RelationClose(index);
+    }
+    list_free(indexes);
+    return bytes;
+}
+
+bool is_foreign_key(Oid constraint) {
+    HeapTuple row = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+    if (!HeapTupleIsValid(row))
+        return false;
+    bool is_key =
+        reinterpret_cast<Form_pg_constraint>(GETSTRUCT(row))->contype == CONSTRAINT_FOREIGN;
+    ReleaseSysCache(row);
+    return is_key;
+}
+
+/// The table that a message is about, if it is about this relation or something of it; else
+/// InvalidOid.
+Oid table_meant(const char* text, HeavySubject subject, Oid relation) {
+    const char* name = get_rel_name(relation);
+    if (name == nullptr)
+        return InvalidOid;
+    switch (subject) {
+    case HeavySubject::table:
+        return core::names_subject(subject, text, name, {}) ? relation : InvalidOid;
+    case HeavySubject::index_and_table: {
+        if (get_rel_relkind(relation) != RELKIND_INDEX)
+            return InvalidOid;
+        Oid table = IndexGetRelation(relation, true);
+        const char* table_name = OidIsValid(table) ? get_rel_name(table) : nullptr;
+        return table_name != nullptr && core::names_subject(subject, text, name, table_name)
+                   ? table
+                   : InvalidOid;
+    }
+    case HeavySubject::constraint: {
+        std::string_view named = core::named_constraint(text);
+        const char* constraint_name = pnstrdup(named.data(), named.size());
+        Oid constraint = get_relation_constraint_oid(relation, constraint_name, true);
+        return OidIsValid(constraint) && is_foreign_key(constraint) ? relation : InvalidOid;
+    }
+    case HeavySubject::schema_table: {
+        const char* schema = get_namespace_name(get_rel_namespace(relation));
+        return schema != nullptr && core::names_subject(subject, text, name, schema) ? relation
+                                                                                     : InvalidOid;
+    }
+    }
+    return InvalidOid;
+}
+
+/// Messages carry names only, but what they are about is locked by then. Of two that are named
+/// alike it is taken to be the larger one.
+HeavyWork work_of(const char* text, HeavyMessage message, bool* is_empty) {
+    HeavyWork work = {message.kind, InvalidOid, -1};
+    *is_empty = false;
+    for (const OwnLock& lock : find_own_locks()) {
+        Oid table = lock.shared ? InvalidOid : table_meant(text, message.subject, lock.relation);
+        if (!OidIsValid(table))
+            continue;
+        WorkSize size = size_of_work(message.kind, table);
+        if (OidIsValid(work.relation) && size.bytes <= work.size)
+            continue;
+        work.relation = table;
+        work.size = size.bytes;
+        *is_empty = size.is_empty;
+    }
+    return work;
+}
+
+} // namespace
+
+WorkSize size_of_work(HeavyKind kind, Oid relation) {
+    Relation opened = RelationIdGetRelation(relation);
+    if (!RelationIsValid(opened))
+        return {false, -1};
+    int64 bytes = bytes_of(opened);
+    const bool is_empty = bytes == 0;
+    if (kind == HeavyKind::rewrite) {
+        bytes = bytes_of_all(opened);
+        Relation toast = OidIsValid(opened->rd_rel->reltoastrelid)
+                             ? RelationIdGetRelation(opened->rd_rel->reltoastrelid)
+                             : nullptr;
+        if (RelationIsValid(toast)) {
+            bytes += bytes_of_all(toast);
+            RelationClose(toast);
+        }
+    }
+    RelationClose(opened);
+    return {is_empty, bytes};
+}
+
+// ---- The hook
+
+void HeavyWatchHook::install() {
+    static bool installed;
+    if (installed)
+        return;
+    // As late as this, so that it comes before those of other libraries: they are not to see what
+    // the server log would not have had.
+    next = emit_log_hook;
+    emit_log_hook = on_emit_log;
+    installed = true;
+}
+
+void HeavyWatchHook::tell(const ErrorData& error, HeavyMessage message) {
+    // Where nothing can be looked up the message passes. (None of ours comes from there.)
+    if (CritSectionCount != 0 || !IsTransactionState() || IsAbortedTransactionBlockState())
+        return;
+    is_telling = true;
+    MemoryContext context = AllocSetContextCreate(CurTransactionContext, "pg_lockguard heavy work",
+                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext caller = MemoryContextSwitchTo(context);
+    bool is_empty;
+    HeavyWork work = work_of(error.message, message, &is_empty);
+    if (!is_empty)
+        watch->handler_(work, watch->argument_);
+    MemoryContextSwitchTo(caller);
+    MemoryContextDelete(context);
+    is_telling = false;
+}
+
+void HeavyWatchHook::on_emit_log(ErrorData* error) {
+    if (watch != nullptr && !is_telling && error->elevel <= INFO && error->message_id != nullptr &&
+        error->message != nullptr) {
+        HeavyMessage message = core::heavy_message(error->message_id);
+        if (message.kind != HeavyKind::none) {
+            if (watch->is_silent_)
+                error->output_to_client = false;
+            tell(*error, message);
+        }
+    }
+    if (is_still_lowered() && !is_logged(error->elevel, lowered.level)) {
+        error->output_to_server = false;
+        return;
+    }
+    if (next != nullptr)
+        next(error);
+}
+
+// ---- The watch
+
+void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handler,
+                       void* argument) {
+    HeavyWatchHook::install();
+    // What clusters a table says so two levels down only.
+    const bool clusters =
+        nodeTag(statement) == compat::kClusterStatement || nodeTag(statement) == T_VacuumStmt;
+    const int wanted = clusters ? DEBUG2 : DEBUG1;
+    const int level = compat::server_log_level();
+    if (level > wanted) {
+        nest_level_ = NewGUCNestLevel();
+        set_config_option("log_min_messages", clusters ? "debug2" : "debug1", PGC_SUSET,
+                          PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+        transaction_ = compat::lxid_of(MyProc);
+        // A watch outside of this one knows what the log would have had.
+        if (!is_still_lowered())
+            lowered = {true, level, GetCurrentTransactionNestLevel(), transaction_};
+    }
+    outer_ = HeavyWatchHook::watch;
+    handler_ = handler;
+    argument_ = argument;
+    is_silent_ = is_silent;
+    HeavyWatchHook::watch = this;
+}
+
+void HeavyWatch::leave() const {
+    abandon();
+    // A commit in between has restored it already, and taken the nest level with it.
+    if (nest_level_ != 0 && transaction_ == compat::lxid_of(MyProc))
+        AtEOXact_GUC(true, nest_level_);
+    lowered.active = is_still_lowered();
+}
+
+void HeavyWatch::abandon() const {
+    if (HeavyWatchHook::watch != this)
+        return; // ended before, or never entered
+    HeavyWatchHook::watch = outer_;
+    HeavyWatchHook::is_telling = false;
+}
+
+} // namespace lockguard::pg

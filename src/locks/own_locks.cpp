@@ -1,0 +1,79 @@
+#include "locks/own_locks.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace lockguard::pg {
+
+namespace {
+
+/// Grows between two walks, never during one.
+struct Collected {
+    OwnLock* locks;
+    std::size_t room;
+    std::size_t count; // may be beyond the room: so many are needed
+};
+
+void note(Collected* collected, OwnLock lock) {
+    for (std::size_t i = 0; i < std::min(collected->count, collected->room); i++) {
+        OwnLock& known = collected->locks[i];
+        if (known.relation == lock.relation && known.shared == lock.shared) {
+            known.modes |= lock.modes;
+            return;
+        }
+    }
+    if (collected->count < collected->room)
+        collected->locks[collected->count] = lock;
+    collected->count++;
+}
+
+/// First the slots: a lock that others move to the table meanwhile is seen there then.
+void walk(Collected* collected) {
+    collected->count = 0;
+    LWLockAcquire(&MyProc->fpInfoLock, LW_SHARED);
+    compat::for_each_fast_path_lock(MyProc, [collected](Oid relation, LOCKMASK modes) {
+        note(collected, {relation, false, modes});
+    });
+    LWLockRelease(&MyProc->fpInfoLock);
+    for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++) {
+        // Without the lock: only this process itself adds to the list, or others for a lock that
+        // was in its slots.
+        if (compat::newest_own_proclock(MyProc, partition) == nullptr)
+            continue;
+        LWLock* partition_lock = LockHashPartitionLockByIndex(partition);
+        LWLockAcquire(partition_lock, LW_SHARED);
+        for (PROCLOCK* proclock = compat::newest_own_proclock(MyProc, partition);
+             proclock != nullptr;
+             proclock = compat::older_own_proclock(MyProc, partition, proclock)) {
+            const LOCKTAG& tag = proclock->tag.myLock->tag;
+            if (tag.locktag_type != LOCKTAG_RELATION || proclock->holdMask == 0)
+                continue;
+            note(collected,
+                 {tag.locktag_field2, tag.locktag_field1 == InvalidOid, proclock->holdMask});
+        }
+        LWLockRelease(partition_lock);
+    }
+}
+
+} // namespace
+
+std::span<const OwnLock> find_own_locks() {
+    Collected collected = {nullptr, 0, 0};
+    for (std::size_t room = 64;; room = collected.count + 64) {
+        collected.locks = static_cast<OwnLock*>(
+            palloc_extended(room * sizeof(OwnLock), MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM));
+        if (collected.locks == nullptr)
+            return {};
+        collected.room = room;
+        walk(&collected);
+        if (collected.count <= collected.room)
+            return {collected.locks, collected.count};
+        pfree(collected.locks);
+    }
+}
+
+LOCKMODE strongest_mode(LOCKMASK modes) {
+    return static_cast<LOCKMODE>(std::bit_width(static_cast<uint32>(modes))) - 1;
+}
+
+} // namespace lockguard::pg

@@ -1,0 +1,351 @@
+#include "preview/preview_rules.h"
+
+#include "guard/heavy_watch.h"
+#include "guard/lock_targets.h"
+
+extern "C" {
+#include "access/htup_details.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_type.h"
+#include "commands/tablespace.h"
+#include "commands/user.h"
+#include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_type.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+}
+
+namespace lockguard::pg {
+
+using core::HeavyKind;
+using core::Unseen;
+
+namespace {
+
+[[noreturn]] void refuse_stranger(Oid relation) {
+    aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)),
+                   get_rel_name(relation));
+    pg_unreachable();
+}
+
+/// The relation of that name, which the user must own or, if that is enough, may maintain.
+Oid own_relation(const RangeVar* name, bool maintains = false) {
+    Oid relation = RangeVarGetRelid(name, NoLock, false);
+    const Oid user = GetUserId();
+    if (!(maintains ? compat::may_maintain(relation, user) : compat::owns_relation(relation, user)))
+        refuse_stranger(relation);
+    return relation;
+}
+
+void set_work(PreviewedSteps* steps, HeavyKind kind, Oid relation) {
+    WorkSize size = size_of_work(kind, relation);
+    steps->has_work = true;
+    steps->work = {kind, relation, nullptr, size.bytes};
+}
+
+void set_light_work(PreviewedSteps* steps, Oid relation) {
+    steps->has_work = true;
+    steps->work = {HeavyKind::none, relation, nullptr, -1};
+}
+
+bool is_index_kind(Oid relation) {
+    char kind = get_rel_relkind(relation);
+    return kind == RELKIND_INDEX || kind == RELKIND_PARTITIONED_INDEX;
+}
+
+Oid toast_table_of(Oid relation) {
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+    if (!HeapTupleIsValid(row))
+        return InvalidOid;
+    Oid toast = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->reltoastrelid;
+    ReleaseSysCache(row);
+    return toast;
+}
+
+/// Calls visit(oid) for the rows of a query of one column, with the memory of the caller.
+template <class Visit>
+void for_each_relation(const char* query, int count, Oid* types, Datum* values, const char* nulls,
+                       Visit visit) {
+    MemoryContext context = CurrentMemoryContext;
+    SPI_connect();
+    if (SPI_execute_with_args(query, count, types, values, nulls, true, 0) != SPI_OK_SELECT)
+        elog(ERROR, "could not look up relations to preview");
+    MemoryContext spi_context = MemoryContextSwitchTo(context);
+    for (uint64 i = 0; i < SPI_processed; i++) {
+        bool is_null;
+        visit(DatumGetObjectId(
+            SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null)));
+    }
+    MemoryContextSwitchTo(spi_context);
+    SPI_finish();
+}
+
+// ---- CONCURRENTLY and the like: as the sources have it (indexcmds.c, index.c, tablecmds.c)
+
+void add_create_index(const IndexStmt* statement, PreviewedSteps* steps) {
+    Oid table = own_relation(statement->relation);
+    add_relation_lock(steps, table, ShareUpdateExclusiveLock);
+    set_work(steps, HeavyKind::build_index, table);
+}
+
+void add_drop_index(const DropStmt* statement, PreviewedSteps* steps) {
+    for (int i = 0; i < list_length(statement->objects); i++) {
+        auto* names = static_cast<List*>(list_nth(statement->objects, i));
+        const RangeVar* name = makeRangeVarFromNameList(names);
+        if (statement->missing_ok && !OidIsValid(RangeVarGetRelid(name, NoLock, true)))
+            continue;
+        Oid index = own_relation(name);
+        Oid table = IndexGetRelation(index, true);
+        if (OidIsValid(table))
+            add_relation_lock(steps, table, ShareUpdateExclusiveLock);
+        add_relation_lock(steps, index, ShareUpdateExclusiveLock);
+        set_light_work(steps, index);
+    }
+}
+
+void add_reindex(const ReindexStmt* statement, PreviewedSteps* steps) {
+    Oid relation = own_relation(statement->relation, true);
+    const bool index = is_index_kind(relation);
+    Oid table = index ? IndexGetRelation(relation, true) : relation;
+    const char kind = get_rel_relkind(relation);
+    // Each partition in turn, in a transaction of its own.
+    const bool partitioned = kind == RELKIND_PARTITIONED_TABLE || kind == RELKIND_PARTITIONED_INDEX;
+    bool concurrently = false;
+    for (int i = 0; i < list_length(statement->params); i++) {
+        const auto* option = static_cast<const DefElem*>(list_nth(statement->params, i));
+        concurrently |= strcmp(option->defname, "concurrently") == 0;
+    }
+    if (OidIsValid(table))
+        add_relation_lock(steps, table, concurrently ? ShareUpdateExclusiveLock : ShareLock);
+    if (!partitioned && OidIsValid(table))
+        set_work(steps, HeavyKind::build_index, table);
+}
+
+void add_detach(const AlterTableStmt* statement, PreviewedSteps* steps) {
+    Oid parent = own_relation(statement->relation);
+    add_relation_lock(steps, parent, ShareUpdateExclusiveLock);
+    for (int i = 0; i < list_length(statement->cmds); i++) {
+        const auto* command = static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i));
+        if (command->subtype != AT_DetachPartition &&
+            command->subtype != AT_DetachPartitionFinalize)
+            continue;
+        const auto* partition = reinterpret_cast<const PartitionCmd*>(command->def);
+        add_relation_lock(steps, RangeVarGetRelid(partition->name, NoLock, false),
+                          AccessExclusiveLock);
+    }
+    set_light_work(steps, parent);
+}
+
+void add_rewrite(const RangeVar* name, PreviewedSteps* steps) {
+    Oid table = own_relation(name, true);
+    add_relation_lock(steps, table, AccessExclusiveLock);
+    if (get_rel_relkind(table) != RELKIND_PARTITIONED_TABLE)
+        set_work(steps, HeavyKind::rewrite, table);
+}
+
+void add_committing(const Node* statement, PreviewedSteps* steps) {
+    switch (nodeTag(statement)) {
+    case T_IndexStmt:
+        add_create_index(reinterpret_cast<const IndexStmt*>(statement), steps);
+        break;
+    case T_DropStmt:
+        add_drop_index(reinterpret_cast<const DropStmt*>(statement), steps);
+        break;
+    case T_ReindexStmt:
+        add_reindex(reinterpret_cast<const ReindexStmt*>(statement), steps);
+        break;
+    case T_AlterTableStmt:
+        add_detach(reinterpret_cast<const AlterTableStmt*>(statement), steps);
+        break;
+    case T_VacuumStmt:
+        add_rewrite(fully_vacuumed_table(reinterpret_cast<const VacuumStmt*>(statement)), steps);
+        break;
+    case compat::kClusterStatement:
+        add_rewrite(compat::clustered_table(statement), steps);
+        break;
+    default:
+        break;
+    }
+}
+
+// ---- The others
+
+/// The files of a relation that SET TABLESPACE copies: not those of a table's indexes.
+int64 size_of_files(Oid relation) {
+    int64 bytes = size_of_work(HeavyKind::scan, relation).bytes;
+    Oid toast = toast_table_of(relation);
+    if (OidIsValid(toast))
+        bytes += size_of_work(HeavyKind::rewrite, toast).bytes;
+    return bytes;
+}
+
+void add_file_copy(PreviewedSteps* steps, Oid relation) {
+    add_relation_lock(steps, relation, AccessExclusiveLock);
+    int64 size = RELKIND_HAS_STORAGE(get_rel_relkind(relation)) ? size_of_files(relation) : 0;
+    if (!steps->has_work || size > steps->work.size) {
+        steps->has_work = true;
+        steps->work = {size > 0 ? HeavyKind::rewrite : HeavyKind::none, relation, nullptr,
+                       size > 0 ? size : -1};
+    }
+}
+
+/// The relations that ALL IN TABLESPACE moves, as AlterTableMoveAll() has it. Those of the
+/// database's own tablespace have 0 there.
+constexpr const char* kRelationsInTablespace = R"(
+    SELECT c.oid FROM pg_catalog.pg_class c
+    WHERE c.reltablespace OPERATOR(pg_catalog.=) $1 AND c.oid OPERATOR(pg_catalog.>=) 16384
+        AND NOT c.relisshared AND c.relkind OPERATOR(pg_catalog.=) ANY ($2)
+        AND c.relnamespace OPERATOR(pg_catalog.<>) 99
+        AND ($3 IS NULL OR c.relowner OPERATOR(pg_catalog.=) ANY ($3))
+    ORDER BY 1)";
+
+Datum kinds_array(ObjectType type) {
+    Datum kinds[2] = {CharGetDatum(RELKIND_RELATION), CharGetDatum(RELKIND_PARTITIONED_TABLE)};
+    if (type == OBJECT_INDEX) {
+        kinds[0] = CharGetDatum(RELKIND_INDEX);
+        kinds[1] = CharGetDatum(RELKIND_PARTITIONED_INDEX);
+    } else if (type == OBJECT_MATVIEW) {
+        kinds[0] = kinds[1] = CharGetDatum(RELKIND_MATVIEW);
+    }
+    return PointerGetDatum(construct_array(kinds, 2, CHAROID, 1, true, TYPALIGN_CHAR));
+}
+
+void add_tablespace_move(const AlterTableMoveAllStmt* statement, PreviewedSteps* steps) {
+    Oid tablespace = get_tablespace_oid(statement->orig_tablespacename, false);
+    get_tablespace_oid(statement->new_tablespacename, false);
+    if (tablespace == MyDatabaseTableSpace)
+        tablespace = InvalidOid;
+    List* roles = roleSpecsToIds(statement->roles);
+    auto* owners =
+        static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(list_length(roles) + 1)));
+    for (int i = 0; i < list_length(roles); i++)
+        owners[i] = ObjectIdGetDatum(list_nth_oid(roles, i));
+    Oid types[] = {OIDOID, CHARARRAYOID, OIDARRAYOID};
+    Datum values[] = {ObjectIdGetDatum(tablespace), kinds_array(statement->objtype),
+                      PointerGetDatum(construct_array(owners, list_length(roles), OIDOID,
+                                                      sizeof(Oid), true, TYPALIGN_INT))};
+    for_each_relation(kRelationsInTablespace, 3, types, values, roles == NIL ? "  n" : nullptr,
+                      [steps](Oid relation) {
+                          if (!compat::owns_relation(relation, GetUserId()))
+                              refuse_stranger(relation);
+                          add_file_copy(steps, relation);
+                      });
+}
+
+void add_copy(const Node* statement, PreviewedSteps* steps) {
+    if (IsA(statement, AlterTableMoveAllStmt))
+        add_tablespace_move(reinterpret_cast<const AlterTableMoveAllStmt*>(statement), steps);
+    else
+        add_file_copy(steps,
+                      own_relation(reinterpret_cast<const AlterTableStmt*>(statement)->relation));
+    if (!steps->has_work)
+        set_light_work(steps, InvalidOid);
+}
+
+void add_default_partition(const CreateStmt* statement, PreviewedSteps* steps) {
+    Oid parent = own_relation(static_cast<const RangeVar*>(linitial(statement->inhRelations)));
+    Oid partition = filled_default_partition(statement);
+    add_relation_lock(steps, parent, AccessExclusiveLock);
+    add_relation_lock(steps, partition, AccessExclusiveLock);
+    set_work(steps, HeavyKind::scan, partition);
+}
+
+/// Tables and materialized views that have columns of the domain, or of one that is made of it. As
+/// get_rels_with_domain() has it, which would lock them.
+constexpr const char* kTablesWithDomain = R"(
+    WITH RECURSIVE types(oid) AS (
+        SELECT $1
+        UNION
+        SELECT t.oid FROM pg_catalog.pg_type t, types
+        WHERE t.typbasetype OPERATOR(pg_catalog.=) types.oid AND t.typtype OPERATOR(pg_catalog.=) 'd')
+    SELECT DISTINCT a.attrelid FROM pg_catalog.pg_attribute a, pg_catalog.pg_class c, types
+    WHERE a.atttypid OPERATOR(pg_catalog.=) types.oid AND a.attnum OPERATOR(pg_catalog.>) 0
+        AND NOT a.attisdropped AND c.oid OPERATOR(pg_catalog.=) a.attrelid
+        AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,m}'::"char"[])
+    ORDER BY 1)";
+
+void add_domain(const AlterDomainStmt* statement, PreviewedSteps* steps) {
+    const TypeName* name = makeTypeNameFromNameList(statement->typeName);
+    Oid domain = typenameTypeId(nullptr, name);
+    if (!compat::owns_type(domain, GetUserId()))
+        aclcheck_error_type(ACLCHECK_NOT_OWNER, domain);
+    Oid types[] = {OIDOID};
+    Datum values[] = {ObjectIdGetDatum(domain)};
+    int64 largest = -1;
+    for_each_relation(kTablesWithDomain, 1, types, values, nullptr, [&](Oid table) {
+        add_relation_lock(steps, table, ShareLock);
+        WorkSize size = size_of_work(HeavyKind::scan, table);
+        if (!size.is_empty && size.bytes > largest) {
+            largest = size.bytes;
+            set_work(steps, HeavyKind::scan, table);
+        }
+    });
+    if (!steps->has_work)
+        set_light_work(steps, InvalidOid);
+}
+
+/// The tables that a statement of many partitions, or TRUNCATE, names.
+const List* named_tables(const Node* statement) {
+    switch (nodeTag(statement)) {
+    case T_AlterTableStmt:
+        return list_make1(reinterpret_cast<const AlterTableStmt*>(statement)->relation);
+    case T_IndexStmt:
+        return list_make1(reinterpret_cast<const IndexStmt*>(statement)->relation);
+    case T_TruncateStmt:
+        return reinterpret_cast<const TruncateStmt*>(statement)->relations;
+    case T_LockStmt:
+        return reinterpret_cast<const LockStmt*>(statement)->relations;
+    default:
+        return NIL;
+    }
+}
+
+/// What follows from its words.
+void add_known_locks(const Node* statement, PreviewedSteps* steps) {
+    LockTargets targets = find_lock_targets(statement);
+    for (const LockTarget& target : targets.locks)
+        add_relation_lock(steps, target.relation, target.mode);
+    if (!targets.locks.empty() || targets.only_private)
+        return;
+    // The words are at fault, or the user may not have the locks.
+    const List* names = named_tables(statement);
+    for (int i = 0; i < list_length(names); i++) {
+        Oid relation =
+            RangeVarGetRelid(static_cast<const RangeVar*>(list_nth(names, i)), NoLock, false);
+        if (!compat::owns_relation(relation, GetUserId()))
+            refuse_stranger(relation);
+    }
+}
+
+} // namespace
+
+void preview_by_rules(const PreviewedStatement& statement, Unseen why, PreviewedSteps* steps) {
+    Assert(why != Unseen::nothing);
+    steps->unseen = why;
+    const Node* node = statement.node();
+    switch (why) {
+    case Unseen::commits:
+        add_committing(node, steps);
+        break;
+    case Unseen::copies_files:
+        add_copy(node, steps);
+        break;
+    case Unseen::domain:
+        add_domain(reinterpret_cast<const AlterDomainStmt*>(node), steps);
+        break;
+    case Unseen::default_partition:
+        add_default_partition(reinterpret_cast<const CreateStmt*>(node), steps);
+        break;
+    default:
+        add_known_locks(node, steps);
+        break;
+    }
+}
+
+} // namespace lockguard::pg
