@@ -144,6 +144,7 @@ core::RootEvidence gather_evidence(const IncidentWatch& watch, const core::Incid
     core::RootEvidence evidence = {};
     evidence.notes_complete = log_min_messages < FATAL;
     if (root.root.pid != 0) {
+        Assert(root.root.procno >= 0 && root.root.procno < pg::compat::count_of_procs());
         const PGPROC* proc = GetPGProcByNumber(root.root.procno);
         evidence.session_gone = proc->pid != root.root.pid;
         evidence.transaction_over =
