@@ -60,6 +60,36 @@ COMMENT ON VIEW pg_stat_lockguard IS
 
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
 
+-- One more column: work.
+DROP VIEW pg_lockguard_progress;
+DROP FUNCTION pg_lockguard_progress();
+
+CREATE FUNCTION pg_lockguard_progress(
+    OUT pid int4,
+    OUT datname name,
+    OUT usename name,
+    OUT command text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT phase text,
+    OUT attempt int4,
+    OUT waited interval,
+    OUT longest_stall interval,
+    OUT holders int4[],
+    OUT deadline timestamptz,
+    OUT next_step text,
+    OUT work text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10
+AS 'MODULE_PATHNAME', 'pg_lockguard_progress';
+
+CREATE VIEW pg_lockguard_progress AS SELECT * FROM pg_lockguard_progress();
+
+GRANT SELECT ON pg_lockguard_progress TO PUBLIC;
+
+COMMENT ON VIEW pg_lockguard_progress IS
+    'the guarded statements that wait at low priority, and for whom';
+
 -- What a DDL statement would do.
 CREATE FUNCTION ddl_preview(
     statement text,

@@ -57,7 +57,8 @@ CREATE FUNCTION pg_lockguard_progress(
     OUT longest_stall interval,
     OUT holders int4[],
     OUT deadline timestamptz,
-    OUT next_step text)
+    OUT next_step text,
+    OUT work text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10
 AS 'MODULE_PATHNAME', 'pg_lockguard_progress';

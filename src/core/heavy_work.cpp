@@ -1,5 +1,6 @@
 #include "core/heavy_work.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -207,6 +208,23 @@ const char* stopped_text(Stopped stopped) {
         return "readers and writers";
     }
     return nullptr;
+}
+
+bool confirms(std::string_view list, std::string_view relation) {
+    constexpr std::string_view kSpace = " \t\r\n";
+    while (!list.empty()) {
+        // A comma between double quotes belongs to a name.
+        std::size_t end = 0;
+        for (bool quoted = false; end < list.size() && (quoted || list[end] != ','); end++)
+            quoted = quoted != (list[end] == '"');
+        std::string_view name = list.substr(0, end);
+        name.remove_prefix(std::min(name.find_first_not_of(kSpace), name.size()));
+        name.remove_suffix(name.size() - (name.find_last_not_of(kSpace) + 1));
+        if (!name.empty() && name == relation)
+            return true;
+        list.remove_prefix(std::min(end + 1, list.size()));
+    }
+    return false;
 }
 
 std::string_view heavy_message_text(const HeavyStatement& statement,

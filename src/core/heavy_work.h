@@ -72,6 +72,10 @@ Stopped stopped_by(int lock_mode);
 /// As ddl_preview() has it in the column `stops`; null for nobody.
 const char* stopped_text(Stopped stopped);
 
+/// Is the relation in a list of them, which is separated by commas? Each is written as in
+/// HeavyStatement::relation; white space around it does not count.
+bool confirms(std::string_view list, std::string_view relation);
+
 /// A guarded statement that is about to do heavy work while it keeps others out.
 struct HeavyStatement {
     std::string_view command; // command tag

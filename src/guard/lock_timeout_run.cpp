@@ -1,5 +1,6 @@
 #include "guard/lock_timeout_run.h"
 
+#include "guard/heavy_guard.h"
 #include "guard/nesting.h"
 #include "shmem/counters.h"
 
@@ -26,7 +27,7 @@ void explain_lock_timeout(const GuardedStatement& statement, ErrorData* error) {
 
 void run_with_lock_timeout(const UtilityCall& call, CommandTag tag, int timeout) {
     run_with_lock_timeout(GuardedStatement{tag, current_reader()}, timeout,
-                          [&call] { pg::run(call); });
+                          [&call, tag] { run_watched(call, tag); });
 }
 
 } // namespace lockguard::pg

@@ -5,6 +5,7 @@
 #include "boundary/bridge.h"
 #include "boundary/clock.h"
 #include "boundary/settings.h"
+#include "guard/heavy_guard.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/lock_timeout_scope.h"
 #include "guard/nesting.h"
@@ -211,7 +212,7 @@ void Attempts::run_statement(Microseconds patience) const {
     run_guarded(
         [this, patience] {
             start_wait_limit(patience);
-            run_copy(call_);
+            run_copy_watched(call_, account_.statement().tag);
         },
         [&sampling, &running] {
             stop_wait_limit();
@@ -293,7 +294,7 @@ void Attempts::run_for_good(int lock_timeout, bool queues) {
             auto body = [this, queues] {
                 if (queues)
                     queue_for_targets();
-                pg::run(call_);
+                run_watched(call_, account_.statement().tag);
             };
             if (lock_timeout > 0)
                 run_with_lock_timeout(account_.statement(), lock_timeout, body);

@@ -12,6 +12,7 @@
 #include "boundary/result_rows.h"
 #include "locks/lock_holders.h"
 #include "sessions/object_names.h"
+#include "shmem/running_work.h"
 #include "shmem/wait_board.h"
 
 extern "C" {
@@ -41,12 +42,13 @@ enum Column : int {
     col_holders,
     col_deadline,
     col_next_step,
+    col_work,
     column_count
 };
 
 constexpr Oid kTypes[column_count] = {
     INT4OID, NAMEOID,     NAMEOID,     TEXTOID,      TEXTOID,        TEXTOID, TEXTOID,
-    INT4OID, INTERVALOID, INTERVALOID, INT4ARRAYOID, TIMESTAMPTZOID, TEXTOID,
+    INT4OID, INTERVALOID, INTERVALOID, INT4ARRAYOID, TIMESTAMPTZOID, TEXTOID, TEXTOID,
 };
 
 const char* phase_name(pg::WaitPhase phase) {
@@ -104,8 +106,35 @@ Datum holder_pids(int procno, const pg::LowPriorityWait& wait) {
                                            sizeof(int32), true, TYPALIGN_INT));
 }
 
-void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
-             ReturnSetInfo* result) {
+/// A statement that works, and has not waited or has shown nothing of that.
+pg::LowPriorityWait wait_of_running(const pg::RunningWork& work) {
+    pg::LowPriorityWait wait = {};
+    wait.pid = work.pid;
+    wait.lxid = work.lxid;
+    wait.database = work.database;
+    wait.role = work.role;
+    wait.command = work.command;
+    wait.phase = pg::WaitPhase::running;
+    wait.started_at = work.statement_began;
+    return wait;
+}
+
+/// "rewriting public.orders". Of another database the relation is told by its OID.
+const char* work_text(const pg::RunningWork& work, pg::NameLookup names) {
+    LOCKTAG tag;
+    SET_LOCKTAG_RELATION(tag, work.database, work.relation);
+    const char* relation =
+        OidIsValid(work.relation) ? pg::locked_object_text(tag, names) : "a relation";
+    return pg::call_core(CurrentMemoryContext,
+                         [&](std::pmr::memory_resource& memory) {
+                             return core::work_text(work.kind, relation, memory);
+                         })
+        .data();
+}
+
+/// \param work  null where it has begun none that takes long
+void put_row(int procno, const pg::LowPriorityWait& wait, const pg::RunningWork* work,
+             pg::NameLookup names, ReturnSetInfo* result) {
     pg::ResultRow<column_count> row;
     TimestampTz now = GetCurrentTimestamp();
     auto set_text = [&row](Column column, const char* text) {
@@ -133,6 +162,8 @@ void put_row(int procno, const pg::LowPriorityWait& wait, pg::NameLookup names,
                                     memory);
     });
     set_text(col_next_step, next_step.data());
+    if (work != nullptr)
+        set_text(col_work, work_text(*work, names));
     row.put(result);
 }
 
@@ -153,8 +184,13 @@ Datum pg_lockguard_progress(PG_FUNCTION_ARGS) {
     for (int procno = 0; procno < MaxBackends; procno++) {
         CHECK_FOR_INTERRUPTS();
         pg::LowPriorityWait wait;
-        if (pg::read_low_priority_wait(procno, &wait))
-            features::put_row(procno, wait, names, result);
+        pg::RunningWork work;
+        const bool waits = pg::read_low_priority_wait(procno, &wait);
+        const bool works = pg::read_running_work(procno, &work);
+        if (!waits && works)
+            wait = features::wait_of_running(work);
+        if (waits || works)
+            features::put_row(procno, wait, works ? &work : nullptr, names, result);
     }
     pg::close_name_lookup(names);
     MemoryContextSwitchTo(caller);

@@ -97,6 +97,16 @@ TEST(StoppedTest, FollowsTheModes) {
     EXPECT_STREQ(stopped_text(Stopped::everybody), "readers and writers");
 }
 
+TEST(ConfirmsTest, ReadsAList) {
+    EXPECT_TRUE(confirms("public.orders", "public.orders"));
+    EXPECT_TRUE(confirms(" public.users , public.orders\t", "public.orders"));
+    EXPECT_TRUE(confirms("a.b,public.\"odd, \"\"name\",c.d", "public.\"odd, \"\"name\""));
+    EXPECT_TRUE(confirms("a.b,public.\"odd, \"\"name\",c.d", "c.d"));
+    for (const char* list : {"", " ", ",", "orders", "public.orders2", "public.\"orders"})
+        EXPECT_FALSE(confirms(list, "public.orders")) << list;
+    EXPECT_FALSE(confirms(" , ", ""));
+}
+
 TEST(HeavyStatementTest, IsToldInOneVoice) {
     TestMemory memory;
     const HeavyStatement statement = {.command = "ALTER TABLE",
