@@ -1,6 +1,7 @@
 // The only place with PG_VERSION_NUM, but for the list of headers (boundary/server_headers). What
 // differs between PostgreSQL 15 and 19, and only that, has one name here, in the newest version's
-// shape where there is one; all other code is the same for every version.
+// shape where there is one; all other code is the same for every version. It is long because it is
+// to be one place.
 //
 // Include it last, after C++ and fmt headers (postgres.h redefines printf and friends).
 #pragma once

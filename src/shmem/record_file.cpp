@@ -9,6 +9,8 @@ extern "C" {
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
 }
@@ -95,9 +97,18 @@ void write_record(Writer* writer) {
     pfree(event);
 }
 
+/// Has the server been shut down as it should be? Not: by an immediate shutdown, whose processes
+/// end wherever they are.
+bool is_shut_down() {
+    bool checksum_is_right = false;
+    const ControlFileData* control = get_controlfile(DataDir, &checksum_is_right);
+    return checksum_is_right &&
+           (control->state == DB_SHUTDOWNED || control->state == DB_SHUTDOWNED_IN_RECOVERY);
+}
+
 /// A crash leaves nothing that could be believed.
 void save(int code, Datum /*argument*/) {
-    if (code != 0)
+    if (code != 0 || !is_shut_down())
         return;
     Writer writer = {AllocateFile(kTemporaryFile, PG_BINARY_W), 0, false};
     if (writer.file == nullptr) {

@@ -85,7 +85,4 @@ BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier);
 BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDecision& decision);
 RequestIdentity request_identity(const BlockerLook& look, const core::BlockerDecision& decision);
 
-/// Puts the tree that the victim is in into the event. Only the rows that fit need their labels.
-void set_tree(BlockerLook* look, core::SessionIndex victim, Event* event);
-
 } // namespace lockguard::pg

@@ -25,6 +25,8 @@
 // later. An ERROR ends the process, and the postmaster starts it anew after kRestartSeconds. The
 // fuses lie in shared memory and outlive it. What it has said already, it says again, and what it
 // watched in a rehearsal is forgotten.
+//
+// (Longer than other files: what has been said and done already decides each of its steps.)
 #include "worker/blocker_worker.h"
 
 #include <algorithm>
@@ -42,6 +44,7 @@
 #include "worker/blocker_look.h"
 #include "worker/follow_up.h"
 #include "worker/incident_watch.h"
+#include "worker/look_drawing.h"
 
 extern "C" {
 #include "postmaster/bgworker.h"

@@ -1,4 +1,4 @@
-#include "core/wait_words.h"
+#include "core/words/waits.h"
 
 #include "text_checks.h"
 
