@@ -60,6 +60,49 @@ COMMENT ON VIEW pg_stat_lockguard IS
 
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
 
+-- More columns: repeats, last_at.
+DROP VIEW pg_lockguard_events;
+DROP FUNCTION pg_lockguard_events();
+
+CREATE FUNCTION pg_lockguard_events(
+    OUT id int8,
+    OUT at timestamptz,
+    OUT kind text,
+    OUT pid int4,
+    OUT datname name,
+    OUT usename name,
+    OUT application_name text,
+    OUT command text,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT waited interval,
+    OUT stall interval,
+    OUT attempts int4,
+    OUT blocker_pid int4,
+    OUT blocker_usename name,
+    OUT blocker_application_name text,
+    OUT blocker_state text,
+    OUT blocker_idle interval,
+    OUT blocker_query text,
+    OUT reason text,
+    OUT lock_tree text,
+    OUT repeats int8,
+    OUT last_at timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
+AS 'MODULE_PATHNAME', 'pg_lockguard_events';
+
+COMMENT ON FUNCTION pg_lockguard_events() IS
+    'what the DDL guard and the worker did, oldest first';
+
+CREATE VIEW pg_lockguard_events AS
+    SELECT * FROM pg_lockguard_events();
+
+COMMENT ON VIEW pg_lockguard_events IS
+    'what the DDL guard and the worker did, oldest first, from a ring in shared memory';
+
+GRANT SELECT ON pg_lockguard_events TO PUBLIC;
+
 -- One more column: work.
 DROP VIEW pg_lockguard_progress;
 DROP FUNCTION pg_lockguard_progress();

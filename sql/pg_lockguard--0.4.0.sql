@@ -93,7 +93,9 @@ CREATE FUNCTION pg_lockguard_events(
     OUT blocker_idle interval,
     OUT blocker_query text,
     OUT reason text,
-    OUT lock_tree text)
+    OUT lock_tree text,
+    OUT repeats int8,
+    OUT last_at timestamptz)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
 AS 'MODULE_PATHNAME', 'pg_lockguard_events';

@@ -226,6 +226,21 @@ inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
     return 0;
 }
 
+/// Does this process hold no relation by its own slots? Only others' requests empty them meanwhile,
+/// and what they take from there is in the main table before.
+inline bool has_empty_slots() {
+#if PG_VERSION_NUM >= 180000
+    const int groups = FastPathLockSlotsPerBackend() / FP_LOCK_SLOTS_PER_GROUP;
+    for (int group = 0; group < groups; group++) {
+        if (*const_cast<volatile uint64*>(&MyProc->fpLockBits[group]) != 0)
+            return false;
+    }
+    return true;
+#else
+    return *const_cast<volatile uint64*>(&MyProc->fpLockBits) == 0;
+#endif
+}
+
 /// Did an earlier statement run in this transaction, one that is none to SQL because the client has
 /// sent no Sync yet? Early releases of 15 can't tell.
 inline bool is_pipelining() {

@@ -92,11 +92,11 @@ inline constexpr Microseconds kAgeSlack = 5'000;
 inline constexpr Microseconds kRestFactor = 4;
 inline constexpr Microseconds kMaxRestFactor = 128;
 
-/// Bounds of one sleep on holders, doubling while it ends without them ending: a holder may give
-/// the lock back before its transaction ends (ROLLBACK TO SAVEPOINT), and nobody tells. A wake-up
-/// costs below 0.1 ms, so the last bound costs below 0.01 % of a core.
+/// Bounds of the time until the next attempt while holders stay, doubling while they do. (Within it
+/// the statement looks after other things, and glances whether the lock has been given back before
+/// the end of a transaction: core/wait_rhythm. An attempt costs more than that.)
 inline constexpr Microseconds kFirstHolderWait = 250'000;
-inline constexpr Microseconds kMaxHolderWait = 1'000'000;
+inline constexpr Microseconds kMaxHolderWait = 2'000'000;
 
 /// Sleeps where no holder was found: 1, 2, 4, 8, 10 ms and so on, and after so many (about a
 /// second) the last bound, which costs below 0.2 % of a core.

@@ -4,11 +4,13 @@
 
 namespace lockguard::core {
 
-Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited, Microseconds until_due) {
+Microseconds longest_sleep(const WaitRhythm& rhythm, Timestamp now, Microseconds waited,
+                           Microseconds until_due) {
     Microseconds longest = kLongestSleep;
-    // Who waits behind must not have waited for too long when he is seen.
-    if (rhythm.in_transaction || rhythm.keeps_waiting)
-        longest = std::min(longest, std::max(rhythm.limits.max_burst / 2, kShortestInterval));
+    if (rhythm.in_transaction)
+        longest = std::min(longest, std::max(rhythm.limits.max_burst * 9 / 10, kShortestInterval));
+    if (rhythm.patience_end != kUnknownTime)
+        longest = std::min(longest, std::max(rhythm.patience_end - now, kMillisecond));
     // Something happens at deadlock_timeout: autovacuum is cancelled, and a line is logged.
     const Microseconds until_then = rhythm.limits.deadlock_timeout - waited;
     if (until_then > 0)
@@ -47,8 +49,13 @@ void waits_for_another_lock(WaitRhythm& rhythm, Timestamp now) {
     rhythm.next_look_behind = now;
 }
 
-void looked_behind(WaitRhythm& rhythm, bool anybody) {
-    rhythm.keeps_waiting = anybody;
+void looked_behind(WaitRhythm& rhythm, Timestamp now, Microseconds longest) {
+    rhythm.patience_end = kUnknownTime;
+    if (longest < 0)
+        return;
+    // The next look is to find that he has waited for too long: not before, nor much later.
+    rhythm.patience_end = now + std::max<Microseconds>(rhythm.limits.max_burst - longest, 0) + 1;
+    rhythm.next_look_behind = std::min(rhythm.next_look_behind, rhythm.patience_end);
 }
 
 bool has_kept_waiting_too_long(const WaitRhythm& rhythm, Microseconds longest) {

@@ -22,7 +22,7 @@ inline constexpr int kNotRenewed = 3;
 inline constexpr Microseconds kRestAfterVainRun = 9;
 
 /// Between two looks for a pg_repack that waits for this transaction.
-inline constexpr Microseconds kRepackInterval = 250'000;
+inline constexpr Microseconds kRepackInterval = 1'000'000;
 
 /// The least between two looks behind, or deadlock checks, however short the limits are.
 inline constexpr Microseconds kShortestInterval = 10'000;
@@ -32,7 +32,8 @@ inline constexpr Microseconds kShortestCheckInterval = 100'000;
 struct WaitRhythm {
     WaitLimits limits;
     bool in_transaction; // which had locks before, or is not the statement's own to end
-    bool keeps_waiting;  // somebody waits behind it, by the latest look
+    Timestamp
+        patience_end; // who waits behind it has waited for too long then; kUnknownTime: nobody
     Timestamp transaction_began;
     Timestamp next_look_behind;
     Timestamp next_look_for_repack;
@@ -50,14 +51,17 @@ constexpr WaitRhythm start_rhythm(const WaitLimits& limits, bool in_transaction,
     rhythm.transaction_began = now;
     rhythm.next_look_behind = rhythm.next_look_for_repack = rhythm.next_deadlock_check = now;
     rhythm.rest_end = now;
+    rhythm.patience_end = kUnknownTime;
     return rhythm;
 }
 
-/// The longest sleep before there is something else to look after. Above 0.
+/// The longest sleep before there is something else to look after. Above 0. In a transaction that
+/// others may come to wait for it is so short that whoever does is seen before his patience ends.
 ///
 /// \param waited     so far, by the statement
 /// \param until_due  until something that others have set: a notice to the client
-Microseconds longest_sleep(const WaitRhythm& rhythm, Microseconds waited, Microseconds until_due);
+Microseconds longest_sleep(const WaitRhythm& rhythm, Timestamp now, Microseconds waited,
+                           Microseconds until_due);
 
 /// Has it waited for so long that others expect something of it, as of anybody in a queue: that an
 /// autovacuum worker is made to give way, that it is logged?
@@ -75,8 +79,8 @@ bool is_time_to_look_for_repack(WaitRhythm& rhythm, Timestamp now);
 
 /// It has come to wait for another lock: whoever looks for rings must see it at once.
 void waits_for_another_lock(WaitRhythm& rhythm, Timestamp now);
-/// \param anybody  waits behind
-void looked_behind(WaitRhythm& rhythm, bool anybody);
+/// \param longest  that somebody has been kept waiting behind; negative where nobody is
+void looked_behind(WaitRhythm& rhythm, Timestamp now, Microseconds longest);
 /// Has somebody been kept waiting behind for longer than he may be?
 bool has_kept_waiting_too_long(const WaitRhythm& rhythm, Microseconds longest);
 

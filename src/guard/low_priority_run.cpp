@@ -22,6 +22,7 @@
 #include "guard/repack_ring.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
+#include "locks/lock_holders.h"
 #include "locks/waiters_behind.h"
 #include "sessions/signals.h"
 #include "shmem/counters.h"
@@ -194,8 +195,13 @@ class LowPriorityRun {
                     break;
                 }
                 attend(holders);
-                if (is_decided())
+                // Its holder may give it back before his end (ROLLBACK TO SAVEPOINT): nobody tells.
+                if (is_decided() || (account_.is_lock_known() &&
+                                     seems_free(account_.lock().tag, account_.lock().mode)))
                     return;
+                if (renew_transaction())
+                    account_.publish(WaitPhase::waiting,
+                                     std::max<Microseconds>(end - steady_now(), 0));
             }
         }
     }
@@ -212,7 +218,8 @@ class LowPriorityRun {
 
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
-        return core::longest_sleep(rhythm_, account_.waited(), notices_.until_due(account_));
+        return core::longest_sleep(rhythm_, steady_now(), account_.waited(),
+                                   notices_.until_due(account_));
     }
 
     /// Looks after all else while the statement waits for these holders; last of all, whether
@@ -248,7 +255,7 @@ class LowPriorityRun {
         WaitersBehind behind = look_behind(behind_);
         kept_waiting_ = behind.sessions;
         kept_waiting_for_ = behind.longest;
-        core::looked_behind(rhythm_, kept_waiting_ > 0);
+        core::looked_behind(rhythm_, steady_now(), kept_waiting_ > 0 ? kept_waiting_for_ : -1);
         if (behind.ring == RingState::closed_by_us)
             raise_deadlock(behind);
         if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
@@ -287,14 +294,14 @@ class LowPriorityRun {
     /// waits for its virtual transaction id waits for as long as the statement does: some tools
     /// (pg_repack) poll for the end of all transactions that they have seen, while they hold what
     /// this statement waits for. To all who look at it, it is the same statement since the same
-    /// time.
-    void renew_transaction() {
+    /// time. Returns whether it has: what it shows is to be published again.
+    bool renew_transaction() {
         if (!core::is_time_to_renew(rhythm_, steady_now()))
-            return;
+            return false;
         // Somebody else's that would not outlive the transaction.
         if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
             is_below(caller_context_, TopTransactionContext))
-            return;
+            return false;
         account_.publish_between_transactions();
         TimestampTz timeout_end = compat::transaction_timeout_end();
         commit_at_once();
@@ -302,6 +309,7 @@ class LowPriorityRun {
         compat::set_transaction_timeout_end(timeout_end);
         MemoryContextSwitchTo(round_context_);
         core::renewed(rhythm_, steady_now());
+        return true;
     }
 
     /// An attempt that was rolled back may have left the transaction with an id. There is nothing

@@ -33,14 +33,12 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
     *holder = {vxid, -1, 0, B_INVALID, false, 0};
     core::Microseconds xact_age = core::kUnknownTime;
 
-    const PGPROC* proc =
-        VirtualTransactionIdIsRecoveredPreparedXact(vxid) ? nullptr : compat::proc_of_vxid(vxid);
-    // Read without a lock: a wrong moment only means that it has ended, or that it is asked again.
-    if (proc != nullptr && compat::lxid_of(proc) == vxid.localTransactionId && proc->pid != 0) {
-        holder->procno = compat::procno_of(proc);
-        holder->pid = proc->pid;
+    SessionId session;
+    if (find_session(vxid, &session)) {
+        holder->procno = session.procno;
+        holder->pid = session.pid;
         BackendStateOnly status;
-        if (read_backend_state({holder->procno, holder->pid}, &status)) {
+        if (read_backend_state(session, &status)) {
             holder->type = status.type;
             holder->xact_start = status.xact_start;
             // A session that is in none, as it says, and still holds a lock has just ended it.
@@ -50,7 +48,7 @@ bool describe(VirtualTransactionId vxid, TimestampTz now, AwaitedHolder* holder,
             xact_age = age_of(*holder, now);
         }
         if (holder->type == B_AUTOVAC_WORKER) {
-            holder->against_wraparound = is_wraparound_vacuum({holder->procno, holder->pid});
+            holder->against_wraparound = is_wraparound_vacuum(session);
             present->autovacuum |= !holder->against_wraparound;
         }
     } else if (VirtualXactLock(vxid, false)) {
@@ -71,13 +69,14 @@ VirtualTransactionId transaction_of(const LOCKTAG& tag) {
 /// Who answers for a process that holds a lock: the leader, for a parallel query's worker, where it
 /// is still there. Read without a lock, as in describe().
 VirtualTransactionId leading_transaction(VirtualTransactionId vxid) {
-    const PGPROC* proc =
-        VirtualTransactionIdIsRecoveredPreparedXact(vxid) ? nullptr : compat::proc_of_vxid(vxid);
-    const PGPROC* leader = proc == nullptr ? nullptr : proc->lockGroupLeader;
-    if (leader == nullptr || leader == proc || leader->pid == 0)
+    SessionId session;
+    if (!find_session(vxid, &session))
+        return vxid;
+    const SessionId leader = leading_session(session);
+    if (leader.procno == session.procno)
         return vxid;
     VirtualTransactionId leading;
-    GET_VXID_FROM_PGPROC(leading, *leader);
+    GET_VXID_FROM_PGPROC(leading, *GetPGProcByNumber(leader.procno));
     return VirtualTransactionIdIsValid(leading) ? leading : vxid;
 }
 

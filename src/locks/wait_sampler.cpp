@@ -61,6 +61,9 @@ constexpr int64 kLongestPeriod = 100 * 1000;
 
 constexpr int64 kShortestPeriod = 1000;
 
+// A decision is heard within that time. Not more often: each look wakes the waiter up.
+constexpr int64 kDecisionPeriod = 1000 * 1000;
+
 /// Timers run in the order in which they are due. With a look due in every third of lock_timeout,
 /// one that is due within the wait is served before lock_timeout is, however late the signal comes.
 /// The limit needs one look in its own length: seen once, a wait is looked at next when it is over.
@@ -71,7 +74,7 @@ int64 sampling_period() {
     if (limit != 0)
         period = std::min(period, std::max(limit, kShortestPeriod));
     if (heeds_decisions)
-        period = std::min(period, kLongestPeriod);
+        period = std::min(period, kDecisionPeriod);
     return period;
 }
 
@@ -128,7 +131,7 @@ void take_sample() {
         else if (limit != 0)
             next = std::min(next, sample.wait_start + limit);
         if (heeds_decisions)
-            next = std::min(next, now + kLongestPeriod);
+            next = std::min(next, now + kDecisionPeriod);
     }
     seen_waiting = lock != nullptr;
     looked_at = now;

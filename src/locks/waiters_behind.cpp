@@ -19,6 +19,19 @@ namespace {
 
 // ---- The glance
 
+/// Has this session no lock at all, but that on its own virtual transaction id, for which nobody
+/// has waited yet? So it is where a statement waits outside of a transaction block.
+bool holds_nothing() {
+    // The slots first: what others move from there into the main table is there before.
+    if (!compat::has_empty_slots())
+        return false;
+    for (int i = 0; i < NUM_LOCK_PARTITIONS; i++) {
+        if (compat::newest_own_proclock(MyProc, i) != nullptr)
+            return false;
+    }
+    return true;
+}
+
 bool counts(const LOCKTAG& tag, Behind who) {
     return who == Behind::anybody || wait_kind_of(tag) == core::WaitKind::data;
 }
@@ -296,6 +309,8 @@ BehindRecord* new_behind_record() {
 }
 
 bool anybody_waits_for_us(Behind who) {
+    if (holds_nothing())
+        return false;
     return is_waited_for_in_queue(who) || is_waited_for_at_low_priority(who);
 }
 

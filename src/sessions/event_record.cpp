@@ -4,6 +4,7 @@
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
 #include "sessions/backend_status.h"
+#include "sessions/event_folds.h"
 
 namespace lockguard::pg {
 
@@ -35,6 +36,13 @@ bool is_to_be_logged(EventKind kind) {
         return true;
     }
     return false;
+}
+
+/// Of repeats the log has the first ones of each power of ten: 0, 1, 10, 100, ...
+bool is_round(int64 repeats) {
+    while (repeats >= 10 && repeats % 10 == 0)
+        repeats /= 10;
+    return repeats <= 1;
 }
 
 /// For the server log alone: a client may have asked for messages of its own, and must not read
@@ -71,6 +79,7 @@ void log_event(const Event& event, const EventNames& names) {
         line.blocker_state = blocker_state;
     line.blocker_idle = event.blocker_idle;
     line.reason = event.reason;
+    line.repeats = event.repeats > 0 ? event.repeats : -1;
 
     CoreFailure failure;
     std::string_view text = try_core(
@@ -99,8 +108,8 @@ void set_event_blocker(Event* event, int procno, int pid) {
 }
 
 void record_event(Event* event, const EventNames& names) {
-    store_event(event);
-    if (is_to_be_logged(event->kind))
+    store_or_fold_event(event);
+    if (is_to_be_logged(event->kind) && is_round(event->repeats))
         log_event(*event, names);
 }
 

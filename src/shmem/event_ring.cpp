@@ -1,67 +1,128 @@
 #include "shmem/event_ring.h"
 
+#include <algorithm>
+
 #include "boundary/settings.h"
 #include "shmem/counters.h"
+
+extern "C" {
+#include "storage/s_lock.h"
+}
 
 namespace lockguard::pg {
 
 namespace {
 
-/// One place of the ring. The word is twice the event's number where the event is whole, and 1 more
-/// while it is being written; 0 where there has been none.
+/// One place. The word is 0 where there has been no event; else see word_of().
 struct Place {
     pg_atomic_uint64 word;
     Event event;
 };
 
-struct Ring {
-    pg_atomic_uint64 newest; // the latest number given out
+struct Rings {
+    pg_atomic_uint64 newest;   // the latest number given out, over both rings
+    pg_atomic_uint64 turns[2]; // how many places have been given out: the guard's, the worker's
     Place places[FLEXIBLE_ARRAY_MEMBER];
 };
 
-/// Process-local: where this process finds the ring.
+/// Process-local: where this process finds the rings.
 struct {
-    Ring* ring;   // null where not preloaded
-    int64 places; // never changes
+    Rings* rings; // null where not preloaded
+    int places;   // of both; never changes
 } state;
 
-// Somebody may write to a place again and again only once in a round of the whole ring.
-constexpr int kReadAttempts = 10;
+// Somebody may write to a place again and again only once in a round of the whole ring; renewals
+// are the work of one process, statement by statement.
+constexpr int kReadAttempts = 100;
 
-Size ring_size() {
-    return add_size(offsetof(Ring, places),
+// The word of a place: 40 bits for the number of the event, 23 for how often it has been renewed,
+// 1 that is set while it is being written.
+constexpr int kRenewalBits = 23;
+constexpr uint64 kBusy = 1;
+constexpr uint64 kMostRenewals = (UINT64CONST(1) << kRenewalBits) - 1;
+
+constexpr uint64 word_of(int64 id, uint64 renewals) {
+    return (static_cast<uint64>(id) << (kRenewalBits + 1)) | (renewals << 1);
+}
+constexpr int64 id_in(uint64 word) {
+    return static_cast<int64>(word >> (kRenewalBits + 1));
+}
+constexpr uint64 renewals_in(uint64 word) {
+    return (word >> 1) & kMostRenewals;
+}
+
+Size rings_size() {
+    return add_size(offsetof(Rings, places),
                     mul_size(sizeof(Place), static_cast<Size>(settings.events_max)));
 }
 
 void attach(void* memory, bool is_new) {
-    state.ring = static_cast<Ring*>(memory);
+    state.rings = static_cast<Rings*>(memory);
     state.places = settings.events_max;
-    if (is_new) {
-        pg_atomic_init_u64(&state.ring->newest, 0);
-        for (int64 i = 0; i < state.places; i++)
-            pg_atomic_init_u64(&state.ring->places[i].word, 0);
-    }
+    if (!is_new)
+        return;
+    pg_atomic_init_u64(&state.rings->newest, 0);
+    for (pg_atomic_uint64& turn : state.rings->turns)
+        pg_atomic_init_u64(&turn, 0);
+    for (int i = 0; i < state.places; i++)
+        pg_atomic_init_u64(&state.rings->places[i].word, 0);
 }
 
-Place* place_of(int64 id) {
-    return &state.ring->places[id % state.places];
+/// Is it the worker who says so?
+bool is_of_worker(EventKind kind) {
+    switch (kind) {
+    case EventKind::ddl_waited:
+    case EventKind::ddl_acquired:
+    case EventKind::ddl_timeout:
+    case EventKind::ddl_deadlock:
+    case EventKind::ddl_blocker_terminated:
+    case EventKind::ddl_decided:
+        return false;
+    case EventKind::blocker_logged:
+    case EventKind::blocker_resolved:
+    case EventKind::blocker_terminated:
+    case EventKind::blocker_spared:
+    case EventKind::blocker_cancel_logged:
+    case EventKind::blocker_cancelled:
+    case EventKind::blocker_not_freed:
+    case EventKind::fuse_blown:
+        return true;
+    }
+    return true;
+}
+
+/// The next place in the ring of that kind: the worker's are the last quarter.
+int next_place(EventKind kind) {
+    const int of_worker = state.places / 4;
+    const int of_guard = state.places - of_worker;
+    const bool worker = is_of_worker(kind);
+    const uint64 turn = pg_atomic_fetch_add_u64(&state.rings->turns[worker ? 1 : 0], 1);
+    return worker ? of_guard + static_cast<int>(turn % static_cast<uint64>(of_worker))
+                  : static_cast<int>(turn % static_cast<uint64>(of_guard));
 }
 
 /// Makes the place this event's own, for writing. False where somebody else writes there, or a
 /// newer event is there already.
 bool claim(Place* place, int64 id) {
     uint64 word = pg_atomic_read_u64(&place->word);
-    auto wanted = static_cast<uint64>(id) * 2;
-    while (word % 2 == 0 && word < wanted) {
-        if (pg_atomic_compare_exchange_u64(&place->word, &word, wanted + 1))
+    while ((word & kBusy) == 0 && id_in(word) < id) {
+        if (pg_atomic_compare_exchange_u64(&place->word, &word, word_of(id, 0) | kBusy))
             return true;
     }
     return false;
 }
 
+/// Into a place that has been claimed: the word says afterwards that it is whole.
+void fill(Place* place, const Event& event, uint64 word) {
+    pg_write_barrier();
+    place->event = event;
+    pg_write_barrier();
+    pg_atomic_write_u64(&place->word, word);
+}
+
 } // namespace
 
-constinit const SharedPart event_ring_part = {"pg_lockguard events", ring_size, attach};
+constinit const SharedPart event_ring_part = {"pg_lockguard events", rings_size, attach};
 
 const char* event_kind_name(EventKind kind) {
     switch (kind) {
@@ -108,35 +169,63 @@ void new_event(EventKind kind, Event* event) {
     event->blocker_idle = -1;
 }
 
-void store_event(Event* event) {
+EventPlace store_event(Event* event) {
     event->at = GetCurrentTimestamp();
-    if (state.ring == nullptr)
-        return;
-    event->id = static_cast<int64>(pg_atomic_fetch_add_u64(&state.ring->newest, 1)) + 1;
-    Place* place = place_of(event->id);
+    event->last_at = event->at;
+    if (state.rings == nullptr)
+        return {};
+    event->id = static_cast<int64>(pg_atomic_fetch_add_u64(&state.rings->newest, 1)) + 1;
+    const int index = next_place(event->kind);
+    Place* place = &state.rings->places[index];
     if (!claim(place, event->id)) {
         count(Counter::events_lost);
-        return;
+        return {};
     }
-    place->event = *event;
-    pg_write_barrier();
-    pg_atomic_write_u64(&place->word, static_cast<uint64>(event->id) * 2);
+    const uint64 word = word_of(event->id, 0);
+    fill(place, *event, word);
+    return {event->id, index, word};
 }
 
-EventRange recorded_events() {
-    if (state.ring == nullptr)
-        return {1, 0};
-    auto newest = static_cast<int64>(pg_atomic_read_u64(&state.ring->newest));
-    return {Max(newest - state.places + 1, 1), newest};
+bool renew_event(EventPlace* place, const Event& event) {
+    Assert(place->id == event.id);
+    if (place->id == 0 || renewals_in(place->word) == kMostRenewals)
+        return false;
+    Place* target = &state.rings->places[place->place];
+    uint64 word = place->word;
+    if (!pg_atomic_compare_exchange_u64(&target->word, &word, word | kBusy))
+        return false;
+    place->word = word_of(place->id, renewals_in(word) + 1);
+    fill(target, event, place->word);
+    return true;
 }
 
-bool read_event(int64 id, Event* event) {
-    Assert(state.ring != nullptr && id > 0);
-    Place* place = place_of(id);
+std::span<const EventPlace> recorded_events() {
+    if (state.rings == nullptr)
+        return {};
+    auto* found = static_cast<EventPlace*>(MemoryContextAllocHuge(
+        CurrentMemoryContext, sizeof(EventPlace) * static_cast<Size>(state.places)));
+    std::size_t count = 0;
+    for (int i = 0; i < state.places; i++) {
+        const uint64 word = pg_atomic_read_u64(&state.rings->places[i].word);
+        if (id_in(word) != 0)
+            found[count++] = {id_in(word), i, word};
+    }
+    std::sort(found, found + count,
+              [](const EventPlace& a, const EventPlace& b) { return a.id < b.id; });
+    return {found, count};
+}
+
+bool read_event(const EventPlace& wanted, Event* event) {
+    Assert(state.rings != nullptr && wanted.id > 0);
+    Place* place = &state.rings->places[wanted.place];
     for (int attempt = 0; attempt < kReadAttempts; attempt++) {
         uint64 before = pg_atomic_read_u64(&place->word);
-        if (before != static_cast<uint64>(id) * 2)
+        if (id_in(before) != wanted.id)
             return false;
+        if ((before & kBusy) != 0) {
+            pg_spin_delay();
+            continue;
+        }
         pg_read_barrier();
         *event = place->event;
         pg_read_barrier();
@@ -149,10 +238,8 @@ bool read_event(int64 id, Event* event) {
 void restore_event(const Event& event) {
     if (event.id <= 0)
         return;
-    Place* place = place_of(event.id);
-    place->event = event;
-    pg_atomic_write_u64(&place->word, static_cast<uint64>(event.id) * 2);
-    pg_atomic_write_u64(&state.ring->newest, static_cast<uint64>(event.id));
+    fill(&state.rings->places[next_place(event.kind)], event, word_of(event.id, 0));
+    pg_atomic_write_u64(&state.rings->newest, static_cast<uint64>(event.id));
 }
 
 } // namespace lockguard::pg

@@ -1,15 +1,23 @@
-// The record of what the guard and the worker did: a ring of events in shared memory
+// The record of what the guard and the worker did: events in shared memory
 // (pg_lockguard.events_max). It stores; what is stored is for sessions/event_record.
 //
-// Each place of the ring has a word that says which event is in it and whether it is whole.
-// - A writer takes the next number, claims that number's place by changing the word, copies, and
-//   changes the word again. It waits for nobody: where another writer is still busy in the place
-//   (it has been overtaken by a whole round), the event is lost, and counted as such.
+// Two rings side by side, which share the places: a quarter is the worker's own, the rest the
+// guard's. Who may run guarded statements can fill the latter, and so push out the record of
+// others' statements, but not that of what the worker did.
+//
+// Each place has a word that says which event is in it, how often it has been renewed, and whether
+// it is whole.
+// - A writer takes the next number, and the next place of its ring, claims that by changing the
+//   word, copies, and changes the word again. It waits for nobody: where another writer is still
+//   busy in the place (it has been overtaken by a whole round), the event is lost, and counted as
+//   such.
+// - The writer of an event may renew it, in the same way, as long as nobody else has the place.
 // - A reader copies, and takes the copy for good only where the word was the same before and after.
 // A writer can't be interrupted while it copies, except by a crash, after which the shared memory
 // is new. No lock, no ereport.
 #pragma once
 
+#include <span>
 #include <string_view>
 
 #include "shmem/segment.h"
@@ -41,6 +49,8 @@ struct Event {
     int64 id; // counts from 1; given by record_event()
     TimestampTz at;
     EventKind kind;
+    int64 repeats;       // how often it has happened again, in place of events of their own
+    TimestampTz last_at; // the last time
 
     // The statement that waited for the lock.
     int pid; // 0 where there is none
@@ -82,22 +92,31 @@ void set_event_text(char (&field)[N], std::string_view text) {
     field[length] = '\0';
 }
 
-/// Gives the event its number and time and puts it into the ring. Without shared memory it only
-/// gives it the time. Never ereports.
-void store_event(Event* event);
-
-/// Reading: the numbers of the oldest and of the newest event that can be in the ring; none where
-/// newest < oldest.
-struct EventRange {
-    int64 oldest;
-    int64 newest;
+/// Which event is where. Plain data.
+struct EventPlace {
+    int64 id; // of the event; 0 for none
+    int place;
+    uint64 word; // of the place, with that event whole
 };
-EventRange recorded_events();
 
-/// Copies one. Returns false where it is overwritten, or not whole yet. Never waits.
-bool read_event(int64 id, Event* event);
+/// Gives the event its number and time and puts it into its ring. Without shared memory it only
+/// gives it the time. Never ereports.
+EventPlace store_event(Event* event);
 
-/// Puts an event of an earlier run of the server into the ring, which nobody else uses yet, in
+/// Puts the event in the place of an earlier state of the same one, which this process has stored.
+/// Returns false where another event has that place, or it has been renewed too often. Never
+/// ereports.
+bool renew_event(EventPlace* place, const Event& event);
+
+/// Reading: the events that are whole now, by their numbers. In the current memory context; may
+/// ereport out of memory.
+std::span<const EventPlace> recorded_events();
+
+/// Copies one, renewed since or not. Returns false where another event has its place, or it is not
+/// whole. Never waits.
+bool read_event(const EventPlace& place, Event* event);
+
+/// Puts an event of an earlier run of the server into its ring, which nobody else uses yet; in
 /// ascending order of their numbers.
 void restore_event(const Event& event);
 

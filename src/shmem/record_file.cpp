@@ -70,20 +70,20 @@ Incident* closed(Incident* incident) {
 }
 
 void write_record(Writer* writer) {
-    EventRange events = recorded_events();
+    std::span<const EventPlace> events = recorded_events();
     auto* event = new_object<Event>();
     Header header = kExpected;
     header.last_incident_id = last_incident_number();
     header.waits_reset_at = waits_reset_at();
-    for (int64 id = events.oldest; id <= events.newest; id++)
-        header.event_count += read_event(id, event) ? 1 : 0;
+    for (const EventPlace& place : events)
+        header.event_count += read_event(place, event) ? 1 : 0;
     for (int i = 0; i < incident_places(); i++)
         header.incident_count += incident_at(i)->id != 0 ? 1 : 0;
     for (int i = 0; i < wait_places(); i++)
         header.wait_count += is_used_wait_place(i) ? 1 : 0;
     writer->put(&header, sizeof(header));
-    for (int64 id = events.oldest; id <= events.newest; id++) {
-        if (read_event(id, event))
+    for (const EventPlace& place : events) {
+        if (read_event(place, event))
             writer->put(event, sizeof(*event));
     }
     for (int i = 0; i < incident_places(); i++) {

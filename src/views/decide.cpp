@@ -21,7 +21,7 @@ namespace lockguard::features {
 
 namespace {
 
-/// A statement that waits hears within 0.1 s, unless its machine is paused; one that tries its
+/// A statement that waits hears within a second, unless its machine is paused; one that tries its
 /// locks just now may need longer. Afterwards the decision has lapsed.
 constexpr int64 kHearingTime = 3'000'000; // µs
 

@@ -50,13 +50,15 @@ enum Column : int {
     col_blocker_query,
     col_reason,
     col_lock_tree,
+    col_repeats,
+    col_last_at,
     column_count
 };
 
 constexpr Oid kTypes[column_count] = {
-    INT8OID, TIMESTAMPTZOID, TEXTOID, INT4OID,     NAMEOID,     NAMEOID, TEXTOID,
-    TEXTOID, TEXTOID,        TEXTOID, INTERVALOID, INTERVALOID, INT4OID, INT4OID,
-    NAMEOID, TEXTOID,        TEXTOID, INTERVALOID, TEXTOID,     TEXTOID, TEXTOID,
+    INT8OID, TIMESTAMPTZOID, TEXTOID,     INT4OID,     NAMEOID, NAMEOID, TEXTOID,        TEXTOID,
+    TEXTOID, TEXTOID,        INTERVALOID, INTERVALOID, INT4OID, INT4OID, NAMEOID,        TEXTOID,
+    TEXTOID, INTERVALOID,    TEXTOID,     TEXTOID,     TEXTOID, INT8OID, TIMESTAMPTZOID,
 };
 
 class EventRow : public pg::ResultRow<column_count> {
@@ -120,6 +122,8 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
     row.set_field(col_reason, event.reason);
     if (event.lock_tree[0] != '\0')
         row.set(col_lock_tree, pg::labeled_drawing_value(event.lock_tree));
+    row.set(col_repeats, Int64GetDatum(event.repeats));
+    row.set(col_last_at, TimestampTzGetDatum(event.last_at));
     row.put(result);
 }
 
@@ -128,11 +132,11 @@ void put_rows(ReturnSetInfo* result) {
         AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard event", ALLOCSET_DEFAULT_SIZES);
     auto* event = pg::new_object<pg::Event>();
     pg::NameLookup lookup = pg::open_name_lookup();
+    std::span<const pg::EventPlace> places = pg::recorded_events();
     MemoryContext caller = MemoryContextSwitchTo(row_context);
-    pg::EventRange range = pg::recorded_events();
-    for (int64 id = range.oldest; id <= range.newest; id++) {
+    for (const pg::EventPlace& place : places) {
         CHECK_FOR_INTERRUPTS();
-        if (!pg::read_event(id, event))
+        if (!pg::read_event(place, event))
             continue;
         put_row(*event, lookup, result);
         MemoryContextReset(row_context);

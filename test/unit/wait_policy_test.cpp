@@ -447,7 +447,7 @@ TEST(WaitPolicy, BackOffsAreNoRounds) {
 
 TEST(WaitPolicy, SleepsGrowWhileTheHoldersStay) {
     Wait wait;
-    for (const Microseconds expected : {250, 500, 1000, 1000, 1000}) {
+    for (const Microseconds expected : {250, 500, 1000, 2000, 2000}) {
         const WaitDecision decision = wait.decide(holders(1, 3600 * kS));
         expect_wait(decision, expected * kMs);
         wait.now += decision.duration;
@@ -460,7 +460,7 @@ TEST(WaitPolicy, IdleWaitIsCheap) {
     Wait wait;
     while (wait.now < kStart + 60 * kS)
         wait.now += wait.decide(holders(1, 3600 * kS)).duration;
-    EXPECT_LE(wait.policy.attempts, 62U);
+    EXPECT_LE(wait.policy.attempts, 33U);
 }
 
 TEST(WaitPolicy, OutwaitsTheDeadlockTimeoutOfAutovacuum) {
@@ -469,7 +469,7 @@ TEST(WaitPolicy, OutwaitsTheDeadlockTimeoutOfAutovacuum) {
         wait.rounds({20 * kMs, 20 * kMs, 20 * kMs, 20 * kMs, 20 * kMs});
         HoldersSeen vacuum = holders(1, age);
         vacuum.autovacuum = true;
-        for (const Microseconds expected : {1250, 1500, 2000, 2000}) {
+        for (const Microseconds expected : {1250, 1500, 2000, 3000}) {
             const WaitDecision decision = wait.decide(vacuum);
             expect_wait(decision, expected * kMs);
             wait.now += decision.duration;

@@ -17,24 +17,29 @@ WaitRhythm start(bool in_transaction, Microseconds max_burst = 500 * kMs,
 
 TEST(WaitRhythm, SleepsUntilThereIsSomethingElseToDo) {
     const WaitRhythm rhythm = start(false);
-    EXPECT_EQ(longest_sleep(rhythm, 0, kUnknownTime), kS);
-    EXPECT_EQ(longest_sleep(rhythm, 400 * kMs, kUnknownTime), 600 * kMs); // deadlock_timeout
-    EXPECT_EQ(longest_sleep(rhythm, kS - 1, kUnknownTime), 1);
-    EXPECT_EQ(longest_sleep(rhythm, kS, kUnknownTime), kLongestSleep);
-    EXPECT_EQ(longest_sleep(rhythm, kS, 300 * kMs), 300 * kMs);
-    EXPECT_EQ(longest_sleep(rhythm, kS, -5), kMs);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, 0, kUnknownTime), kS);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, 400 * kMs, kUnknownTime), 600 * kMs); // deadlock_timeout
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS - 1, kUnknownTime), 1);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS, kUnknownTime), kLongestSleep);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS, 300 * kMs), 300 * kMs);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS, -5), kMs);
     EXPECT_FALSE(is_long_wait(rhythm, kS - 1));
     EXPECT_TRUE(is_long_wait(rhythm, kS));
 }
 
-TEST(WaitRhythm, SleepsLessWhereSomebodyMayBeKeptWaiting) {
-    EXPECT_EQ(longest_sleep(start(true), kS, kUnknownTime), 250 * kMs);
-    EXPECT_EQ(longest_sleep(start(true, 0), kS, kUnknownTime), kShortestInterval);
-    WaitRhythm rhythm = start(false);
-    looked_behind(rhythm, true);
-    EXPECT_EQ(longest_sleep(rhythm, kS, kUnknownTime), 250 * kMs);
-    looked_behind(rhythm, false);
-    EXPECT_EQ(longest_sleep(rhythm, kS, kUnknownTime), kLongestSleep);
+TEST(WaitRhythm, SeesWhoComesToWaitBeforeHisPatienceEnds) {
+    EXPECT_EQ(longest_sleep(start(true), kNow, kS, kUnknownTime), 450 * kMs);
+    EXPECT_EQ(longest_sleep(start(true, 0), kNow, kS, kUnknownTime), kShortestInterval);
+    WaitRhythm rhythm = start(true);
+    EXPECT_TRUE(is_time_to_look_behind(rhythm, kNow));
+    looked_behind(rhythm, kNow, 450 * kMs);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS, kUnknownTime), 50 * kMs + 1);
+    EXPECT_FALSE(is_time_to_look_behind(rhythm, kNow + 50 * kMs));
+    EXPECT_TRUE(is_time_to_look_behind(rhythm, kNow + 50 * kMs + 1));
+    looked_behind(rhythm, kNow, 600 * kMs); // which is too long by now
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS, kUnknownTime), kMs);
+    looked_behind(rhythm, kNow, -1);
+    EXPECT_EQ(longest_sleep(rhythm, kNow, kS, kUnknownTime), 450 * kMs);
     EXPECT_FALSE(has_kept_waiting_too_long(rhythm, 500 * kMs));
     EXPECT_TRUE(has_kept_waiting_too_long(rhythm, 500 * kMs + 1));
 }

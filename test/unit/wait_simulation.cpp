@@ -376,7 +376,7 @@ class Policy final : public Strategy {
     }
 
     Microseconds longest_sleep(Microseconds waited) const override {
-        return core::longest_sleep(rhythm_, waited, core::kUnknownTime);
+        return core::longest_sleep(rhythm_, 0, waited, core::kUnknownTime);
     }
 
     void holder_ended(Microseconds age) override { core::holder_ended(policy_, age); }

@@ -29,28 +29,28 @@ Culprit client(std::string_view state, std::string_view query) {
 }
 
 /// Of a statement that waits behind these, without a limit.
-WaitInWords wait_behind(std::span<const Culprit> culprits) {
-    WaitInWords waiting = {};
+WaitWords wait_behind(std::span<const Culprit> culprits) {
+    WaitWords waiting = {};
     waiting.wait = {"ALTER TABLE", "AccessExclusiveLock", "public.users", 11 * kS, culprits};
     waiting.patience = -1;
     waiting.pid = 4712;
     return waiting;
 }
 
-std::string message(const WaitInWords& waiting) {
+std::string message(const WaitWords& waiting) {
     return checked([&](auto& memory) { return wait_notice_message(waiting, memory); });
 }
 
-std::string detail(const WaitInWords& waiting) {
+std::string detail(const WaitWords& waiting) {
     return checked([&](auto& memory) { return wait_notice_detail(waiting, memory); });
 }
 
-std::string hint(const WaitInWords& waiting) {
+std::string hint(const WaitWords& waiting) {
     return checked([&](auto& memory) { return wait_notice_hint(waiting, memory); });
 }
 
 TEST(WaitNoticeTest, SaysWhatIsWaitedForAndHowLong) {
-    WaitInWords waiting = wait_behind({});
+    WaitWords waiting = wait_behind({});
     EXPECT_EQ(message(waiting),
               "ALTER TABLE has waited 11 s for AccessExclusiveLock on public.users");
     waiting.wait.lock_mode = waiting.wait.object = {};
@@ -70,7 +70,7 @@ TEST(WaitNoticeTest, SaysWhoIsInTheWay) {
 }
 
 TEST(WaitNoticeTest, SaysWhoWaitsBehindIt) {
-    WaitInWords waiting = wait_behind({});
+    WaitWords waiting = wait_behind({});
     waiting.wait.kept_waiting = 1;
     waiting.wait.kept_waiting_for = 300 * kMillisecond;
     EXPECT_EQ(detail(waiting).substr(0, 75),
@@ -80,7 +80,7 @@ TEST(WaitNoticeTest, SaysWhoWaitsBehindIt) {
 }
 
 TEST(WaitNoticeTest, SaysWhatComesWhenPatienceEnds) {
-    WaitInWords waiting = wait_behind({});
+    WaitWords waiting = wait_behind({});
     waiting.patience = 50 * kS;
     const auto says = [&](PatienceEnd end, std::string_view words) {
         waiting.end = end;
@@ -129,7 +129,7 @@ TEST(WaitNoticeTest, AdvisesByTheFirstCulprit) {
 }
 
 TEST(WaitNoticeTest, SaysThatOthersCanDecide) {
-    WaitInWords waiting = wait_behind({});
+    WaitWords waiting = wait_behind({});
     waiting.is_decidable = true;
     EXPECT_EQ(hint(waiting), "SELECT * FROM lock_tree() shows who blocks whom. Others can decide "
                              "for it: SELECT pg_lockguard_decide(4712, 'give up'), or 'queue', or "
@@ -137,7 +137,7 @@ TEST(WaitNoticeTest, SaysThatOthersCanDecide) {
 }
 
 TEST(WaitNoticeTest, SaysThatItQueues) {
-    const WaitInWords waiting = wait_behind({});
+    const WaitWords waiting = wait_behind({});
     EXPECT_EQ(checked([&](auto& memory) { return queue_notice_message(waiting, memory); }),
               "ALTER TABLE stands in the queue from now on, after 11 s, for AccessExclusiveLock on "
               "public.users; others wait behind it");
@@ -147,7 +147,7 @@ TEST(WaitNoticeTest, StaysOnOneLine) {
     Culprit culprit = client("active", "SELECT\n1");
     culprit.application = "two\nlines";
     const std::array culprits = {culprit};
-    WaitInWords waiting = wait_behind(culprits);
+    WaitWords waiting = wait_behind(culprits);
     waiting.wait.object = "public.a\nb";
     EXPECT_EQ(message(waiting).find('\n'), std::string::npos);
     EXPECT_EQ(detail(waiting).find('\n'), std::string::npos);
@@ -155,7 +155,7 @@ TEST(WaitNoticeTest, StaysOnOneLine) {
 
 TEST(WaitNoticeTest, FailsForWantOfMemory) {
     const std::array culprits = {client("idle in transaction", "SELECT 1")};
-    const WaitInWords waiting = wait_behind(culprits);
+    const WaitWords waiting = wait_behind(culprits);
     for (std::size_t successes = 0; successes < 2; ++successes) {
         TestMemory memory(successes);
         EXPECT_THROW(wait_notice_detail(waiting, memory), std::bad_alloc);

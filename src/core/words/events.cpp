@@ -61,6 +61,7 @@ std::string_view event_log_line(const EventLine& line, std::pmr::memory_resource
     add_text(text, "blocker_state", line.blocker_state);
     add_duration(text, "blocker_idle_ms", line.blocker_idle);
     add_text(text, "reason", line.reason);
+    add_number(text, "repeats", line.repeats);
     return keep_text(text, memory);
 }
 

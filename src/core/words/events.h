@@ -34,6 +34,7 @@ struct EventLine {
     std::string_view blocker_state;
     Microseconds blocker_idle;
     std::string_view reason;
+    std::int64_t repeats = -1;
 };
 
 /// `kind=blocker_terminated id=7 pid=4712 command="ALTER TABLE" waited_ms=30000.120 ...`: one line
