@@ -2,7 +2,7 @@
 \echo Use "ALTER EXTENSION pg_lockguard UPDATE" to load this file. \quit
 
 -- More columns: cancellations, cancel_*, cancels_in_vain, spared_snapshot, spared_committing,
--- spared_no_client.
+-- spared_no_client, stall_*.
 DROP VIEW pg_stat_lockguard;
 DROP FUNCTION pg_stat_lockguard();
 
@@ -40,6 +40,10 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT spared_no_client int8,
     OUT spared_changed int8,
     OUT fuses_blown int8,
+    OUT stall_cancels int8,
+    OUT stall_ended_waits int8,
+    OUT stall_terminations int8,
+    OUT stall_spared int8,
     OUT looks int8,
     OUT errors int8,
     OUT events_lost int8,

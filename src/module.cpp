@@ -3,11 +3,13 @@
 #include "boundary/compat.h"
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
+#include "guard/stall_limit.h"
 #include "sessions/failure_watch.h"
 #include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
 #include "shmem/failure_notes.h"
+#include "shmem/guarded_sessions.h"
 #include "shmem/imported_snapshots.h"
 #include "shmem/incident_ring.h"
 #include "shmem/prepared_names.h"
@@ -34,12 +36,16 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::cancel_notices_part,      &pg::counters_part,       &pg::event_ring_part,
-    &pg::imported_snapshots_part,  &pg::running_work_part,   &pg::server_protection_part,
-    &pg::session_protections_part, &pg::statistics_part,     &pg::termination_notices_part,
-    &pg::wait_board_part,          &pg::wait_decisions_part, &pg::worker_fuses_part,
-    &pg::worker_procno_part,       &pg::failure_notes_part,  &pg::incident_ring_part,
-    &pg::prepared_names_part,      &pg::wait_table_part,
+    &pg::cancel_notices_part,      &pg::counters_part,
+    &pg::event_ring_part,          &pg::guard_watcher_part,
+    &pg::guarded_sessions_part,    &pg::imported_snapshots_part,
+    &pg::running_work_part,        &pg::server_protection_part,
+    &pg::session_protections_part, &pg::statistics_part,
+    &pg::termination_notices_part, &pg::wait_board_part,
+    &pg::wait_decisions_part,      &pg::worker_fuses_part,
+    &pg::worker_procno_part,       &pg::failure_notes_part,
+    &pg::incident_ring_part,       &pg::prepared_names_part,
+    &pg::wait_table_part,
 };
 
 } // namespace
@@ -48,7 +54,8 @@ constexpr const pg::SharedPart* kSharedParts[] = {
 /// in the session that loads it. lock_tree() and the guard work in both cases; the worker and what
 /// needs shared memory only in the first.
 void _PG_init(void) {
-    pg::define_settings({.protection_changed = pg::protection_changed});
+    pg::define_settings(
+        {.protection_changed = pg::protection_changed, .max_stall_changed = pg::max_stall_changed});
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);

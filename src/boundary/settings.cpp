@@ -131,6 +131,11 @@ void assign_protected(bool value, void* extra) {
     hooks.protection_changed(*static_cast<bool*>(extra), value);
 }
 
+/// A transaction that holds the locks of a guarded statement is watched by another process.
+void assign_max_stall(int value, void* /*extra*/) {
+    hooks.max_stall_changed(value);
+}
+
 /// How guarded statements wait.
 void define_guard_settings() {
     DefineCustomEnumVariable(
@@ -145,6 +150,12 @@ void define_guard_settings() {
         "The longest that a guarded statement stands in any lock queue at one time.", nullptr,
         &settings.ddl_lock_timeout, 500, 1, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr,
         nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.ddl_max_stall",
+        "The longest that others are kept waiting by a guarded statement while it runs, and by its "
+        "transaction's locks afterwards.",
+        "0 means no limit. Nothing is cut short while nobody waits.", &settings.ddl_max_stall, 5000,
+        0, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, assign_max_stall, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.ddl_max_wait", "The longest that a guarded statement waits at low priority.",
         "0 means no limit. The session's lock_timeout bounds it as well.", &settings.ddl_max_wait,

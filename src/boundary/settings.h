@@ -22,6 +22,7 @@ struct Settings {
     // From 16 a server built with assertions wants an enum's variable to begin with its default.
     int ddl_mode = static_cast<int>(DdlMode::low_priority);
     int ddl_lock_timeout; // ms
+    int ddl_max_stall;    // ms; 0: no limit
     int ddl_max_wait;     // ms; 0: no limit
     int ddl_on_timeout;   // a DdlOnTimeout
     char* ddl_commands;
@@ -83,6 +84,8 @@ struct SettingHooks {
     ///
     /// \param whole_server  the value comes from where every process of the server reads the same
     void (*protection_changed)(bool whole_server, bool value);
+    /// The same of pg_lockguard.ddl_max_stall (ms).
+    void (*max_stall_changed)(int value);
 };
 
 /// Defines every pg_lockguard.* setting: each is one block in settings.cpp. Called once, from

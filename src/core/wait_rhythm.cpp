@@ -86,8 +86,8 @@ bool outlives_rounds(const WaitRhythm& rhythm, Timestamp now) {
     return rhythm.in_transaction || now - rhythm.transaction_began > kNotRenewed * kLongestSleep;
 }
 
-void ran_in_vain(WaitRhythm& rhythm, Timestamp now, Microseconds spent) {
-    rhythm.rest_end = now + kRestAfterVainRun * std::max<Microseconds>(spent, 0);
+void ran_in_vain(WaitRhythm& rhythm, Timestamp now, Microseconds kept_waiting) {
+    rhythm.rest_end = now + kRestAfterVainRun * std::max<Microseconds>(kept_waiting, 0);
 }
 
 Microseconds rest_left(const WaitRhythm& rhythm, Timestamp now) {

@@ -17,9 +17,9 @@ inline constexpr Microseconds kLongestSleep = 1'000'000;
 /// is in the way, and will be.
 inline constexpr int kNotRenewed = 3;
 
-/// After a run in vain the next one, where it may end likewise, waits so many times as long as that
-/// one took: others wait for a tenth of the time at most.
-inline constexpr Microseconds kRestAfterVainRun = 9;
+/// After a run in vain that has kept others waiting the next one, where it may end likewise, waits
+/// so many times as long as they did: they wait for a fifth of the time at most.
+inline constexpr Microseconds kRestAfterVainRun = 4;
 
 /// Between two looks for a pg_repack that waits for this transaction.
 inline constexpr Microseconds kRepackInterval = 1'000'000;
@@ -100,8 +100,8 @@ void renewed(WaitRhythm& rhythm, Timestamp now);
 /// not be done.
 bool outlives_rounds(const WaitRhythm& rhythm, Timestamp now);
 
-/// The statement ran, and had to give back its locks; others may have waited for that long.
-void ran_in_vain(WaitRhythm& rhythm, Timestamp now, Microseconds spent);
+/// The statement ran, and had to give back its locks; others were kept waiting for that long.
+void ran_in_vain(WaitRhythm& rhythm, Timestamp now, Microseconds kept_waiting);
 /// How long it has to rest, where its next run may end likewise; not beyond the deadline. 0 or
 /// less: not at all.
 Microseconds rest_left(const WaitRhythm& rhythm, Timestamp now);

@@ -6,6 +6,7 @@
 #include "guard/lock_timeout_run.h"
 #include "guard/low_priority_run.h"
 #include "guard/nesting.h"
+#include "guard/stall_limit.h"
 #include "sessions/shared_snapshots.h"
 #include "shmem/counters.h"
 #include "shmem/imported_snapshots.h"
@@ -134,15 +135,20 @@ void run_candidate(const pg::UtilityCall& call) {
         pg::run(call);
         break;
     case pg::DdlMode::lock_timeout:
-        pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
+        pg::run_under_stall_limit({tag, pg::current_reader()}, [&call, tag] {
+            pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
+        });
         break;
     case pg::DdlMode::low_priority:
         // A statement inside a guarded one, of a function or an event trigger, must not be patient:
-        // the outer one holds locks, is being waited for, and tries again as a whole.
-        if (pg::nesting() != pg::Nesting::none)
-            pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
-        else
+        // the outer one holds locks, is being waited for, and tries again as a whole. Where its
+        // waits are watched, so are those inside.
+        if (pg::nesting() == pg::Nesting::none)
             pg::run_at_low_priority(call, tag);
+        else if (pg::nesting() == pg::Nesting::attempt && pg::waits_are_watched())
+            pg::run(call);
+        else
+            pg::run_with_lock_timeout(call, tag, pg::settings.ddl_lock_timeout);
         break;
     }
 }

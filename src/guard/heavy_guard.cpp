@@ -14,6 +14,7 @@
 extern "C" {
 #include "catalog/catalog.h"
 #include "catalog/partition.h"
+#include "mb/pg_wchar.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -41,6 +42,9 @@ struct {
     TimestampTz statement;
     HeavyWork work;
 } warned;
+
+/// See latest_heavy_work(). Cut where a name is very long.
+char latest_work[3 * NAMEDATALEN + 64];
 
 /// One run of one statement. The words of a refusal are in `context`.
 struct WatchedRun {
@@ -171,6 +175,20 @@ void judge(WatchedRun* run, const HeavyWork& work) {
     close_name_lookup(names);
 }
 
+void note_latest(const HeavyWork& work) {
+    NameLookup names = open_name_lookup();
+    const char* relation =
+        OidIsValid(work.relation) ? relation_text(work.relation, names) : "a relation";
+    close_name_lookup(names);
+    std::string_view text = call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {
+        return core::work_text(work.kind, relation, memory);
+    });
+    strlcpy(latest_work, text.data(), sizeof(latest_work));
+    // It ends with a whole character.
+    latest_work[pg_mbcliplen(latest_work, static_cast<int>(strlen(latest_work)),
+                             sizeof(latest_work) - 1)] = '\0';
+}
+
 /// In the report of the server's message.
 void on_heavy_work(const HeavyWork& work, void* argument) {
     auto* run = static_cast<WatchedRun*>(argument);
@@ -186,6 +204,7 @@ void on_heavy_work(const HeavyWork& work, void* argument) {
     now.relation = work.relation;
     now.size = work.size;
     show(now);
+    note_latest(work);
     judge(run, work);
 }
 
@@ -222,6 +241,8 @@ void refuse(ErrorData* error, const WatchedRun& run) {
 
 template <class Run>
 void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
+    if (shown.kind == core::HeavyKind::none)
+        latest_work[0] = '\0'; // else the statement is part of one that works
     const Node* statement = call.planned->utilityStmt;
     if (!is_watched(statement)) {
         run_statement(call);
@@ -274,6 +295,10 @@ void run_watched(const UtilityCall& call, CommandTag tag) {
 
 void run_copy_watched(const UtilityCall& call, CommandTag tag) {
     watch(call, tag, [](const UtilityCall& statement) { run_copy(statement); });
+}
+
+const char* latest_heavy_work() {
+    return latest_work[0] == '\0' ? nullptr : latest_work;
 }
 
 } // namespace lockguard::pg

@@ -12,4 +12,9 @@ namespace lockguard::pg {
 void run_watched(const UtilityCall& call, CommandTag tag);
 void run_copy_watched(const UtilityCall& call, CommandTag tag);
 
+/// The heavy work that the latest watched statement of this session has begun last, for words about
+/// its end: "rewriting public.orders". Null where it has begun none. Never ereports: the name was
+/// looked up when the work began.
+const char* latest_heavy_work();
+
 } // namespace lockguard::pg

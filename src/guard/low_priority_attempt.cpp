@@ -10,6 +10,8 @@
 #include "guard/lock_timeout_scope.h"
 #include "guard/nesting.h"
 #include "guard/older_snapshots.h"
+#include "guard/stall_limit.h"
+#include "locks/lock_holders.h"
 #include "locks/wait_sampler.h"
 #include "shmem/counters.h"
 
@@ -48,6 +50,14 @@ bool is_given_back_with(const NeededLock& lock, const NeededLock& other) {
             return true;
     }
     return false;
+}
+
+/// Also by a session outside of its transactions, as an advisory lock may be.
+bool is_held_by_others(const NeededLock& lock) {
+    return has_holders(lock.tag, lock.mode) ||
+           !find_lock_holders(lock.tag, static_cast<core::LockMode>(lock.mode),
+                              compat::procno_of(MyProc))
+                .empty();
 }
 
 /// By the steady clock.
@@ -120,7 +130,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         raise_swallowed_interrupts(marks);
     } else if (progress.wait_was_cut) {
         result.end = AttemptEnd::blocked;
-        learn_wait(lock_of_limit(), &result);
+        learn_limited_wait(&result);
         raise_swallowed_interrupts(marks);
     } else {
         result.end = progress.look_again ? AttemptEnd::look_again : AttemptEnd::blocked;
@@ -147,7 +157,7 @@ bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) con
     }
     // One that can't be taken beforehand, such as a row's, but stands in the way still.
     if (plan.queue_for == nullptr && account_.is_lock_known() && !is_learnable(account_.lock()) &&
-        has_holders(account_.lock().tag, account_.lock().mode)) {
+        is_held_by_others(account_.lock())) {
         result->end = AttemptEnd::blocked;
         result->lock_known = true;
         result->lock = account_.lock();
@@ -161,7 +171,7 @@ bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) con
 bool Attempts::find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const {
     VirtualTransactionId transaction;
     if (!waits_for_older_snapshots(call_.planned->utilityStmt) ||
-        !find_older_snapshot(plan.patience, &transaction))
+        !find_older_snapshot(plan.soon, &transaction))
         return false;
     result->end = AttemptEnd::blocked;
     result->lock_known = true;
@@ -192,7 +202,10 @@ bool Attempts::lock_and_run(const AttemptPlan& plan, uint64 messages, const Lock
     account_.end_wait();
     if (account_.is_published())
         account_.publish(WaitPhase::running, -1);
-    run_statement(plan.patience);
+    // What it waits for inside by design is waited for outside, where it has lasted.
+    run_statement(waits_for_older_snapshots(call_.planned->utilityStmt)
+                      ? std::min(plan.patience, plan.soon)
+                      : plan.patience);
     // Some function has caught the error, and taken it for somebody's request.
     progress->wait_was_cut = wait_limit_has_struck();
     return !progress->wait_was_cut;
@@ -203,21 +216,27 @@ void Attempts::run_statement(Microseconds patience) const {
     // The limit is for this process; lock_timeout is for parallel workers, which know of no other,
     // and it leaves the limit to come first.
     LockTimeoutScope scope;
-    scope.enter(std::max<int>(
-        settings.ddl_lock_timeout,
-        static_cast<int>(std::min<Microseconds>(2 * patience / kMillisecond + 10, INT_MAX))));
-    const WaitSampling sampling = start_wait_sampling(LockTimeout);
+    if (patience < kNoTimeLimit)
+        scope.enter(std::max<int>(
+            settings.ddl_lock_timeout,
+            static_cast<int>(std::min<Microseconds>(2 * (patience / kMillisecond) + 10, INT_MAX))));
+    const bool sampled = LockTimeout > 0;
+    const WaitSampling sampling = sampled ? start_wait_sampling(LockTimeout) : WaitSampling{};
     RunningStatement running;
     running.enter(Nesting::attempt);
+    StallLimit limit;
     run_guarded(
-        [this, patience] {
+        [this, patience, &limit] {
+            limit.enter(account_.statement().tag, StallScope::attempt);
             start_wait_limit(patience);
             run_copy_watched(call_, account_.statement().tag);
         },
-        [&sampling, &running] {
+        [sampled, &sampling, &running, &limit] {
             stop_wait_limit();
+            limit.leave();
             running.leave();
-            stop_wait_sampling(sampling);
+            if (sampled)
+                stop_wait_sampling(sampling);
         });
     scope.leave();
 }
@@ -247,8 +266,19 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
     result->waited_since = result->ended;
     AwaitedLock failed;
     if (wait_limit_has_struck())
-        learn_wait(lock_of_limit(), result);
+        learn_limited_wait(result);
     else if (lock_of_timeout(&failed) && failed.lock_known)
+        learn_wait(failed, result);
+}
+
+/// The guard has ended the wait, maybe because others were kept waiting.
+void Attempts::learn_limited_wait(AttemptResult* result) {
+    const EndedWait ended = ended_wait();
+    AwaitedLock failed = lock_of_limit();
+    if (!failed.lock_known)
+        failed = ended.wait; // a parallel worker's: only who ended it knows
+    result->kept_waiting = ended.kept_waiting;
+    if (failed.lock_known)
         learn_wait(failed, result);
 }
 
@@ -280,21 +310,27 @@ bool Attempts::run_without_subtransaction(const LockTargets& targets) {
     if (!targets.only_private && !all_held)
         return false;
     account_.end_wait();
-    run_for_good(targets.only_temporary ? 0 : settings.ddl_lock_timeout, false);
+    run_for_good(targets.only_temporary ? 0 : settings.ddl_lock_timeout, false, all_held);
     return true;
 }
 
 /// Once and for all, with that lock_timeout (ms; 0 for none).
-void Attempts::run_for_good(int lock_timeout, bool queues) {
+///
+/// \param limited  others can be kept waiting
+void Attempts::run_for_good(int lock_timeout, bool queues, bool limited) {
     snapshot_.restore();
     RunningStatement running;
     running.enter(Nesting::final);
     run_guarded(
-        [this, lock_timeout, queues] {
-            auto body = [this, queues] {
+        [this, lock_timeout, queues, limited] {
+            auto body = [this, queues, limited] {
                 if (queues)
                     queue_for_targets();
-                run_watched(call_, account_.statement().tag);
+                auto work = [this] { run_watched(call_, account_.statement().tag); };
+                if (limited)
+                    run_under_stall_limit(account_.statement(), work);
+                else
+                    work();
             };
             if (lock_timeout > 0)
                 run_with_lock_timeout(account_.statement(), lock_timeout, body);
@@ -306,7 +342,7 @@ void Attempts::run_for_good(int lock_timeout, bool queues) {
 
 void Attempts::run_in_queue(int lock_timeout) {
     call_.planned->queryId = query_id_;
-    run_for_good(lock_timeout, true);
+    run_for_good(lock_timeout, true, true);
 }
 
 /// Takes the locks that the statement's words ask for, as the statement itself would: so that the

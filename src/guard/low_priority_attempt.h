@@ -21,6 +21,7 @@ struct AttemptPlan {
     const NeededLock* queue_for; // the lock that is to be waited for in its queue; null for none
     core::Microseconds burst;    // for so long
     core::Microseconds patience; // for each lock that turns up inside the statement
+    core::Microseconds soon;     // a transaction that is younger is expected to end soon
 };
 
 /// What it came to. Times are by the steady clock.
@@ -31,7 +32,9 @@ struct AttemptResult {
     core::Timestamp began;
     core::Timestamp got_all; // the locks that are known; 0: not
     core::Timestamp ended;
-    core::Timestamp waited_since; // where it is blocked
+    core::Timestamp waited_since;    // where it is blocked
+    core::Microseconds kept_waiting; // others, while it ran in vain, for up to so long; 0: nobody,
+                                     // or not known
 };
 
 /// The portal's snapshot, which a statement lets go while it waits.
@@ -73,7 +76,7 @@ class Attempts {
     struct Progress;
 
     bool run_without_subtransaction(const LockTargets& targets);
-    void run_for_good(int lock_timeout, bool queues);
+    void run_for_good(int lock_timeout, bool queues, bool limited);
     void queue_for_targets();
     bool find_obstacle(const AttemptPlan& plan, AttemptResult* result) const;
     bool find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const;
@@ -83,6 +86,7 @@ class Attempts {
     bool is_worth_another_try(const ErrorData* error);
     void learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
                     AttemptResult* result);
+    void learn_limited_wait(AttemptResult* result);
     void learn_wait(const AwaitedLock& failed, AttemptResult* result);
     bool have_changed(const LockTargets& before) const;
 

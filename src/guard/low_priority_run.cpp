@@ -3,8 +3,9 @@
 // core/wait_policy says: wait for those who hold the lock, back off, queue for a moment, or give
 // up.
 //
-// A lock that turns up inside the statement ends the attempt after a short while. From then on it
-// is one of the locks that are known, and waited for like the first.
+// A lock that turns up inside the statement is waited for there, as long as nobody is kept waiting
+// by that for too long; only then the attempt ends, and from then on it is one of the locks that
+// are known, and waited for like the first.
 #include "guard/low_priority_run.h"
 
 #include "core/wait_policy.h"
@@ -20,6 +21,7 @@
 #include "guard/low_priority_eviction.h"
 #include "guard/low_priority_wait.h"
 #include "guard/repack_ring.h"
+#include "guard/stall_limit.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
 #include "locks/lock_holders.h"
@@ -96,6 +98,8 @@ class LowPriorityRun {
 
     /// Shows nothing any more, and counts what there is to count. Never ereports.
     void close() { account_.close(); }
+
+    const GuardedStatement& statement() const { return account_.statement(); }
 
   private:
     // ---- One round
@@ -330,12 +334,10 @@ class LowPriorityRun {
     /// With a burst of 0 the locks are taken if they are free; else the lock that was not to be had
     /// is waited for in its queue, for that long.
     AttemptEnd attempt(Microseconds burst) {
-        Microseconds patience = core::burst_length(policy_);
-        if (policy_.limits.deadline != core::kUnknownTime)
-            patience = std::min(patience, policy_.limits.deadline - steady_now());
         NeededLock awaited = account_.lock();
-        AttemptResult result = attempts_.attempt(
-            {burst > 0 ? &awaited : nullptr, burst, std::max(patience, kMillisecond)});
+        AttemptResult result =
+            attempts_.attempt({burst > 0 ? &awaited : nullptr, burst, patience_inside(),
+                               std::max(core::burst_length(policy_), kMillisecond)});
         report_to_policy(burst, result);
         if (result.end == AttemptEnd::done || result.end == AttemptEnd::look_again)
             return result.end;
@@ -354,6 +356,15 @@ class LowPriorityRun {
         return result.end;
     }
 
+    /// How long a lock that turns up inside the statement is waited for. Where somebody watches, he
+    /// ends the wait once others have been kept waiting for too long by it.
+    Microseconds patience_inside() const {
+        Microseconds patience = waits_are_watched() ? kNoTimeLimit : policy_.limits.max_burst;
+        if (policy_.limits.deadline != core::kUnknownTime)
+            patience = std::min(patience, policy_.limits.deadline - steady_now());
+        return std::max(patience, kMillisecond);
+    }
+
     void report_to_policy(Microseconds burst, const AttemptResult& result) {
         has_queued_ = burst > 0 && result.ended != 0;
         if (result.ended == 0)
@@ -365,14 +376,20 @@ class LowPriorityRun {
             count(Counter::bursts);
             WaitAccount::note_stall(stay);
         }
-        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
         if (result.got_all == 0 || result.end == AttemptEnd::done)
             return;
-        Microseconds stay = result.ended - result.got_all;
-        core::kept_waiting(policy_, result.ended, stay);
-        WaitAccount::note_stall(stay);
+        // What it did with its locks was work, and its limits are on waiting.
+        if (policy_.limits.deadline != core::kUnknownTime)
+            policy_.limits.deadline +=
+                std::max<Microseconds>(result.waited_since - result.got_all, 0);
+        rhythm_.limits.deadline = policy_.limits.deadline;
+        // Whoever came while the statement had its locks, and lost them again, waited for nothing.
+        if (result.kept_waiting <= 0)
+            return;
+        core::kept_waiting(policy_, result.ended, result.kept_waiting);
+        WaitAccount::note_stall(result.kept_waiting);
         // The next attempt might end in the same way.
-        core::ran_in_vain(rhythm_, result.ended, stay);
+        core::ran_in_vain(rhythm_, result.ended, result.kept_waiting);
     }
 
     // ---- What somebody else decides
@@ -561,7 +578,10 @@ void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
     if (IsA(call.planned->utilityStmt, LockStmt))
         RequireTransactionBlock(call.context == PROCESS_UTILITY_TOPLEVEL, "LOCK TABLE");
     LowPriorityRun wait(call, tag);
-    run_guarded([&wait] { wait.run(); }, [&wait] { wait.close(); });
+    run_amending(
+        ERRCODE_QUERY_CANCELED, [&wait] { wait.run(); },
+        [&wait](ErrorData* error) { explain_stall(wait.statement(), error); },
+        [&wait] { wait.close(); });
 }
 
 } // namespace lockguard::pg

@@ -104,9 +104,17 @@ void strike() {
     SetLatch(MyLatch);
 }
 
-/// Runs in the SIGALRM handler. The lock that MyProc waits for can't go away under it: as long as
-/// waitLock points there this process is in its queue or has just been granted it, and only this
-/// very process, which stands still here, could give it up.
+/// Notes the wait that this process is in. In a signal handler: the lock that MyProc waits for
+/// can't go away under it, for as long as waitLock points there this process is in its queue or has
+/// just been granted it, and only this very process, which stands still here, could give it up.
+void note_wait(const PGPROC* proc, const LOCK* lock, TimestampTz now) {
+    sample.wait_start = start_of_wait(proc, now);
+    sample.tag = lock->tag;
+    sample.mode = proc->waitLockMode;
+    sample.taken_at = now;
+}
+
+/// Runs in the SIGALRM handler.
 void take_sample() {
     const PGPROC* proc = *const_cast<PGPROC* volatile*>(&MyProc);
     if (proc == nullptr)
@@ -115,10 +123,7 @@ void take_sample() {
     TimestampTz next = now + sampling_period();
     const LOCK* lock = *const_cast<LOCK* const volatile*>(&proc->waitLock);
     if (lock != nullptr) {
-        sample.wait_start = start_of_wait(proc, now);
-        sample.tag = lock->tag;
-        sample.mode = proc->waitLockMode;
-        sample.taken_at = now;
+        note_wait(proc, lock, now);
         // This wait has been seen. The next one begins later and so times out later than this one
         // would: a look at that time is in time. (The lock manager arms LOCK_TIMEOUT a moment after
         // it sets waitLock; until then its finish time is that of some other wait.)
@@ -209,10 +214,32 @@ void stop_wait_limit() {
     }
 }
 
+void strike_wait(TimestampTz wait_start) {
+    const PGPROC* proc = *const_cast<PGPROC* volatile*>(&MyProc);
+    if (limit == 0 || proc == nullptr)
+        return;
+    const LOCK* lock = *const_cast<LOCK* const volatile*>(&proc->waitLock);
+    uint64 published = pg_atomic_read_u64(const_cast<pg_atomic_uint64*>(&proc->waitStart));
+    if (lock == nullptr || published != static_cast<uint64>(wait_start))
+        return;
+    note_wait(proc, lock, GetCurrentTimestamp());
+    strike();
+}
+
+void strike_worker_wait() {
+    if (limit == 0 || MyProc == nullptr)
+        return;
+    sample = {};
+    strike();
+}
+
+bool is_cancel_request(const ErrorData* error) {
+    return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+           has_message(error, "canceling statement due to user request");
+}
+
 bool is_wait_limit(const ErrorData* error) {
-    return limit_struck != 0 && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-           has_message(error, "canceling statement due to user request") &&
-           !cancel_came(limit_marks);
+    return limit_struck != 0 && is_cancel_request(error) && !cancel_came(limit_marks);
 }
 
 void forget_wait_limit() {
@@ -225,7 +252,8 @@ bool wait_limit_has_struck() {
 
 AwaitedLock lock_of_limit() {
     Assert(wait_limit_has_struck());
-    return {struck_sample.wait_start, true, struck_sample.tag, struck_sample.mode};
+    return {struck_sample.wait_start, struck_sample.mode != NoLock, struck_sample.tag,
+            struck_sample.mode};
 }
 
 bool lock_of_timeout(AwaitedLock* wait) {

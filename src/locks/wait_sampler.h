@@ -46,9 +46,23 @@ void stop_wait_sampling(WaitSampling sampling);
 ///                        statement (shmem/wait_decisions)
 void start_wait_limit(core::Microseconds limit, bool heed_decisions = false);
 
+/// For start_wait_limit(): no time of its own, but strike_wait() ends the waits.
+inline constexpr core::Microseconds kNoTimeLimit = INT64_MAX / 4;
+
+/// Ends the wait for a heavyweight lock in which this process is, as if the limit had struck; only
+/// the one that began then (PGPROC.waitStart), and only while a limit is in force. Runs in a signal
+/// handler.
+void strike_wait(TimestampTz wait_start);
+
+/// The same for the wait of a parallel worker, of which lock_of_limit() knows nothing.
+void strike_worker_wait();
+
 /// Ends it. Where the limit has struck, or lock_timeout, and that has ended no wait because the
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.
 void stop_wait_limit();
+
+/// Is this the server's own "canceling statement due to user request"? Never ereports.
+bool is_cancel_request(const ErrorData* error);
 
 /// Is this error the guard's limit, and nothing else? It looks like the server's "canceling
 /// statement due to user request"; where such a request has come since start_wait_limit() as well,
@@ -64,8 +78,8 @@ void forget_wait_limit();
 /// ereports.
 bool wait_limit_has_struck();
 
-/// The wait that the guard's limit has ended, the latest of them. To be asked where
-/// wait_limit_has_struck() is true.
+/// The wait that the guard's limit has ended, the latest of them; its lock is not known where that
+/// was a parallel worker's. To be asked where wait_limit_has_struck() is true.
 AwaitedLock lock_of_limit();
 
 /// The wait that ended in the latest lock timeout of this backend. To be asked right after that

@@ -6,6 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
+#include "locks/kept_waiting_by.h"
 #include "locks/lock_snapshot.h"
 #include "shmem/wait_board.h"
 
@@ -141,47 +142,6 @@ std::span<const core::Chain> chains_to_us(const Picture& picture, core::ChainRul
     return call_core(CurrentMemoryContext, [&picture, rule](std::pmr::memory_resource& memory) {
         return core::find_chains(picture.snapshot.table, picture.self, rule, memory);
     });
-}
-
-/// Do the sessions of an apply worker's kind count? All of them do that bring changes from a
-/// publisher (15 has one name for them); the launcher does not.
-bool is_apply_worker(int pid) {
-    const char* name = backend_type_name(B_BG_WORKER, pid);
-    constexpr char kPrefix[] = "logical replication ";
-    return name != nullptr && strncmp(name, kPrefix, sizeof(kPrefix) - 1) == 0 &&
-           strstr(name, "worker") != nullptr;
-}
-
-/// May it be kept waiting? What is not known of a session that is just ending does not matter.
-bool is_client_or_apply_worker(const SnapshotSession& session) {
-    BackendStateOnly state;
-    if (!read_backend_state(session.id, &state))
-        return false;
-    return state.type == B_BACKEND ||
-           (state.type == B_BG_WORKER && is_apply_worker(session.id.pid));
-}
-
-void count_kept_waiting(const Picture& picture, BehindRecord* record, WaitersBehind* behind) {
-    std::span<const core::Chain> chains = chains_to_us(picture, core::ChainRule::kept_waiting);
-    auto* kept = new_array<core::KeptWaiting>(chains.size());
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < chains.size(); i++) {
-        if (!chains[i].exists() || i == picture.self)
-            continue;
-        const SnapshotSession& session = picture.snapshot.sessions[i];
-        LowPriorityWait own_wait;
-        if (read_low_priority_wait(session.id.procno, &own_wait) ||
-            !is_client_or_apply_worker(session))
-            continue;
-        const SnapshotWait& wait = picture.snapshot.waits[chains[i].wait];
-        kept[count++] = {session.id.procno, session.id.pid, wait.wait_start, chains[i].complete};
-    }
-    std::span<core::KeptWaiting> waits = {kept, count};
-    core::note_look(*record, waits, picture.taken_at);
-
-    behind->sessions = static_cast<std::uint32_t>(count);
-    for (const core::KeptWaiting& wait : waits)
-        behind->longest = std::max(behind->longest, picture.taken_at - wait.since);
 }
 
 // ---- Rings
@@ -325,7 +285,10 @@ WaitersBehind look_behind(BehindRecord* record) {
     MemoryContext caller = MemoryContextSwitchTo(context);
     Picture picture;
     if (take_picture(&picture)) {
-        count_kept_waiting(picture, record, &behind);
+        KeptWaitingBy kept =
+            find_kept_waiting(picture.snapshot, picture.self, picture.taken_at, record);
+        behind.sessions = kept.sessions;
+        behind.longest = kept.longest;
         look_for_ring(&picture, caller, &behind);
     } else {
         core::note_look(*record, {}, picture.taken_at);

@@ -5,16 +5,13 @@
 // the lock table copied. Neither reads a catalog or takes a heavyweight lock.
 #pragma once
 
-#include "core/kept_waiting.h"
 #include "core/time.h"
 
 #include "boundary/compat.h"
+#include "locks/kept_waiting_by.h"
 #include "sessions/backend_status.h"
 
 namespace lockguard::pg {
-
-/// What the looks of one statement have seen. Plain data.
-using BehindRecord = core::KeptWaitingRecord;
 
 /// A record before the first look, in the current memory context. Nobody has been kept waiting for
 /// longer than the transaction lasts.

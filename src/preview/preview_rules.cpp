@@ -5,6 +5,7 @@
 
 extern "C" {
 #include "access/htup_details.h"
+#include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
@@ -309,8 +310,10 @@ const List* named_tables(const Node* statement) {
 /// What follows from its words.
 void add_known_locks(const Node* statement, PreviewedSteps* steps) {
     LockTargets targets = find_lock_targets(statement);
-    for (const LockTarget& target : targets.locks)
-        add_relation_lock(steps, target.relation, target.mode);
+    for (const LockTarget& target : targets.locks) {
+        if (!IsToastNamespace(get_rel_namespace(target.relation)))
+            add_relation_lock(steps, target.relation, target.mode);
+    }
     if (!targets.locks.empty() || targets.only_private)
         return;
     // The words are at fault, or the user may not have the locks.

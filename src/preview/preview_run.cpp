@@ -4,6 +4,7 @@
 #include <csignal>
 
 #include "boundary/bridge.h"
+#include "boundary/clock.h"
 #include "guard/heavy_watch.h"
 #include "guard/lock_targets.h"
 #include "guard/needed_locks.h"
@@ -35,6 +36,13 @@ namespace {
 /// For each lock that was not known beforehand.
 constexpr core::Microseconds kPatience = core::kMillisecond;
 
+/// For those that were, before the preview begins: at most so long, looking again and again.
+constexpr core::Microseconds kLongestLook = 20 * core::kMillisecond;
+
+/// Between two looks at whether the locks that are known to be needed are free, in µs. None is held
+/// meanwhile.
+constexpr long kRest = 500;
+
 /// One preview at work. Lives in the frame that a longjmp returns to, and is written by the calls
 /// below that frame: so it is as they left it.
 struct Run {
@@ -46,6 +54,7 @@ struct Run {
     std::span<const OwnLock> after;  // ... and those at the end, whatever that was
     const char* new_name;            // of what CREATE TABLE AS makes
     OwnCancel cancel;
+    bool has_begun; // it had all locks that it is known to need
     bool finished;
     bool stopped_at_query; // by our own error
     HeavyWatch watch;
@@ -197,6 +206,7 @@ void end_run(Run* run) {
 bool run_inside(Run* run, int max_hold) {
     if (!take_known_locks(run))
         return false;
+    run->has_begun = true;
     run->watch.enter(run->statement.node(), true, on_heavy_work, run);
     run->running.enter(Nesting::attempt);
     run->outer_start = ExecutorStart_hook;
@@ -215,11 +225,14 @@ bool run_inside(Run* run, int max_hold) {
 
 // ---- Afterwards
 
+bool is_toast(Oid relation) {
+    return IsToastNamespace(get_rel_namespace(relation));
+}
+
 /// Is it a relation that others know of, and that is none of the catalogs?
 bool is_worth_showing(Oid relation) {
     char kind = get_rel_relkind(relation);
-    return kind != '\0' && kind != RELKIND_TOASTVALUE && !IsCatalogRelationOid(relation) &&
-           !IsToastNamespace(get_rel_namespace(relation)) &&
+    return kind != '\0' && !IsCatalogRelationOid(relation) && !is_toast(relation) &&
            get_rel_persistence(relation) != RELPERSISTENCE_TEMP;
 }
 
@@ -251,8 +264,10 @@ void add_other_locks(Run* run) {
 }
 
 void add_target_locks(Run* run) {
-    for (const LockTarget& target : run->targets.locks)
-        add_relation_lock(run->steps, target.relation, target.mode);
+    for (const LockTarget& target : run->targets.locks) {
+        if (!is_toast(target.relation))
+            add_relation_lock(run->steps, target.relation, target.mode);
+    }
 }
 
 /// The wait that its limit has ended.
@@ -269,11 +284,11 @@ void add_awaited_lock(Run* run) {
 bool is_known_lock_held(Run* run) {
     bool held = false;
     for (const LockTarget& target : run->targets.locks) {
+        if (is_toast(target.relation))
+            continue; // asked for when it is taken
         PreviewedLock* step = add_relation_lock(run->steps, target.relation, target.mode);
-        std::span<const LockHolder> holders =
-            find_lock_holders(step->tag, step->mode, compat::procno_of(MyProc));
-        step->blocked = !holders.empty();
-        step->holders = holders;
+        step->holders = find_lock_holders(step->tag, step->mode, compat::procno_of(MyProc));
+        step->blocked = !step->holders.empty();
         held |= step->blocked;
     }
     if (held)
@@ -299,16 +314,16 @@ void conclude(Run* run) {
     }
 }
 
-} // namespace
-
-void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
-    Assert(nesting() == Nesting::none && current == nullptr);
-    Run run = {statement, steps,  CurrentMemoryContext, {}, {}, {}, nullptr, {}, false, false, {},
-               {},        nullptr};
+/// One look. False where it ended before the statement was run, at a lock that is known to be
+/// needed.
+bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
+    Run run = {
+        statement, steps,  CurrentMemoryContext, {}, {}, {}, nullptr, {}, false, false, false, {},
+        {},        nullptr};
     run.targets = find_lock_targets(statement.node());
     run.new_name = name_of_new(into_clause_of(statement.node()));
     if (is_known_lock_held(&run))
-        return;
+        return false;
     run.before = find_own_locks();
     deadline_struck = 0;
     forget_wait_limit();
@@ -327,6 +342,21 @@ void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSte
     });
     raise_swallowed_interrupts(run.cancel.marks);
     conclude(&run);
+    return run.has_begun;
+}
+
+} // namespace
+
+void run_preview(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
+    Assert(nesting() == Nesting::none && current == nullptr);
+    // A table that is read all the time is free now and then.
+    const core::Timestamp end =
+        steady_now() + std::min(max_hold * core::kMillisecond, kLongestLook);
+    while (!look_once(statement, max_hold, steps) && steady_now() < end) {
+        CHECK_FOR_INTERRUPTS();
+        pg_usleep(kRest);
+        *steps = start_steps();
+    }
 }
 
 } // namespace lockguard::pg

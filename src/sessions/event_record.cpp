@@ -20,6 +20,9 @@ bool is_action(EventKind kind) {
     case EventKind::blocker_cancelled:
     case EventKind::blocker_not_freed:
     case EventKind::fuse_blown:
+    case EventKind::stall_cancelled:
+    case EventKind::stall_logged:
+    case EventKind::stall_terminated:
         return true;
     default:
         return false;

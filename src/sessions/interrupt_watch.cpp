@@ -9,6 +9,10 @@ namespace {
 /// Written by the handler alone.
 volatile uint32 cancels;
 
+/// Written by whoever asks for a cancellation within this process (note_own_cancel()): a handler
+/// that may interrupt the other.
+volatile uint32 own_cancels;
+
 /// The server's own, which ours calls.
 struct sigaction server_handler;
 
@@ -47,11 +51,19 @@ bool statement_timeout_is_to_come() {
 
 InterruptMarks mark_interrupts() {
     watch_sigint();
-    return {cancels, statement_timeout_is_to_come()};
+    return {cancels + own_cancels, statement_timeout_is_to_come()};
 }
 
 bool cancel_came(const InterruptMarks& marks) {
-    return cancels != marks.cancels;
+    return cancels + own_cancels != marks.cancels;
+}
+
+void note_own_cancel() {
+    own_cancels = own_cancels + 1;
+}
+
+uint32 cancels_from_others() {
+    return cancels;
 }
 
 void raise_swallowed_interrupts(const InterruptMarks& marks) {

@@ -18,7 +18,7 @@ namespace lockguard::pg {
 
 /// As of the beginning of what may be swallowed. Plain data.
 struct InterruptMarks {
-    uint32 cancels;         // SIGINTs from outside, so far
+    uint32 cancels;         // SIGINTs from outside, so far, and the guard's own
     bool statement_timeout; // it was to come
 };
 
@@ -27,6 +27,13 @@ InterruptMarks mark_interrupts();
 
 /// Has somebody else sent SIGINT since? Never ereports.
 bool cancel_came(const InterruptMarks& marks);
+
+/// Counts a cancellation that the guard asks for (sessions/guard_orders) as one that has come: it
+/// is not to be swallowed either. Never ereports; safe in a signal handler.
+void note_own_cancel();
+
+/// SIGINTs from outside, so far, since they are counted.
+uint32 cancels_from_others();
 
 /// To be called after an error was swallowed, with the transaction sound again: raises what struck
 /// along with it, by the words and SQLSTATE of the server (57014), and serves whatever else is

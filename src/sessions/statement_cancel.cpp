@@ -29,18 +29,21 @@ CancelResult check_statement(const StatementIdentity& statement) {
     return is_in_statement(statement) ? CancelResult::signaled : CancelResult::other_statement;
 }
 
-void set_text(char (&field)[kCancelTextBytes], const char* text) {
+template <std::size_t N>
+void set_text(char (&field)[N], const char* text) {
     strlcpy(field, text != nullptr ? text : "", sizeof(field));
 }
 
 } // namespace
 
 CancelResult cancel_statement(const StatementIdentity& statement, const char* detail,
-                              const char* hint, CancelCondition condition, const void* argument) {
+                              const char* hint, CancelCondition condition, const void* argument,
+                              const char* message) {
     CancelNotice notice = {};
     notice.pid = statement.session.pid;
     notice.lxid = statement.session.lxid;
     notice.statement = statement.start;
+    set_text(notice.message, message);
     set_text(notice.detail, detail);
     set_text(notice.hint, hint);
 

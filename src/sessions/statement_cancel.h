@@ -49,9 +49,10 @@ using CancelCondition = bool (*)(const void* argument);
 /// \param detail     what its client is to read; null to send and say nothing
 /// \param hint       likewise
 /// \param condition  null for none
+/// \param message    in place of the server's "... due to user request"; null for that one
 CancelResult cancel_statement(const StatementIdentity& statement, const char* detail,
                               const char* hint, CancelCondition condition = nullptr,
-                              const void* argument = nullptr);
+                              const void* argument = nullptr, const char* message = nullptr);
 
 /// The same without notice and signal: would it do it?
 CancelResult rehearse_cancel(const StatementIdentity& statement,

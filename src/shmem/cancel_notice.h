@@ -18,6 +18,7 @@ struct CancelNotice {
     int pid;                 // of the session; 0 where there is no notice
     LocalTransactionId lxid; // of its transaction
     TimestampTz statement;   // since when it has been active, as in its status
+    char message[128];       // in place of the server's own; may be empty, as the others
     char detail[kCancelTextBytes];
     char hint[kCancelTextBytes];
 };

@@ -44,6 +44,12 @@ enum class Counter : int {
     spared_no_client,
     spared_changed, // had changed in the very moment
     fuses_blown,
+
+    stall_cancels,      // statements cancelled by ddl_max_stall
+    stall_ended_waits,  // of guarded statements, for locks that turned up inside
+    stall_terminations, // sessions ended by ddl_max_stall
+    stall_spared,       // left alone, though they kept others waiting for longer
+
     looks,
     errors, // of the worker
     events_lost,

@@ -86,6 +86,10 @@ bool is_of_worker(EventKind kind) {
     case EventKind::blocker_cancelled:
     case EventKind::blocker_not_freed:
     case EventKind::fuse_blown:
+    case EventKind::stall_cancelled:
+    case EventKind::stall_logged:
+    case EventKind::stall_terminated:
+    case EventKind::stall_spared:
         return true;
     }
     return true;
@@ -154,6 +158,14 @@ const char* event_kind_name(EventKind kind) {
         return "blocker_not_freed";
     case EventKind::fuse_blown:
         return "fuse_blown";
+    case EventKind::stall_cancelled:
+        return "stall_cancelled";
+    case EventKind::stall_logged:
+        return "stall_logged";
+    case EventKind::stall_terminated:
+        return "stall_terminated";
+    case EventKind::stall_spared:
+        return "stall_spared";
     }
     return "";
 }

@@ -39,6 +39,10 @@ enum class EventKind : int {
     blocker_cancelled,      // the worker has cancelled a session's statement
     blocker_not_freed,      // ... and the session still has the lock
     fuse_blown,             // the worker must not end any more sessions for a while
+    stall_cancelled,        // a guarded statement, or one of its transaction, kept others waiting
+    stall_logged,           // ... the worker would have ended the session, idle by then
+    stall_terminated,       // ... the worker has ended it
+    stall_spared,           // ... the worker has left it alone, for the reason given
 };
 
 const char* event_kind_name(EventKind kind);

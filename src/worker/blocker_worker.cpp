@@ -20,6 +20,9 @@
 // they cease to block by themselves; and those whose statement it has cancelled, whether the lock
 // is free then (worker/follow_up).
 //
+// In between it watches whom guarded statements keep waiting (worker/stall_watch), whatever
+// blocker_action is.
+//
 // It connects to no database: it reads shared catalogs only, and keeps no database from being
 // dropped. It waits for no heavyweight lock: catalogs that can't be read now make it look again
 // later. An ERROR ends the process, and the postmaster starts it anew after kRestartSeconds. The
@@ -28,8 +31,6 @@
 //
 // (Longer than other files: what has been said and done already decides each of its steps.)
 #include "worker/blocker_worker.h"
-
-#include <algorithm>
 
 #include <algorithm>
 
@@ -45,6 +46,7 @@
 #include "worker/follow_up.h"
 #include "worker/incident_watch.h"
 #include "worker/look_drawing.h"
+#include "worker/stall_watch.h"
 
 extern "C" {
 #include "postmaster/bgworker.h"
@@ -378,15 +380,22 @@ core::Microseconds look(MemoryContext context, History* history) {
     return next_due;
 }
 
-/// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
-/// there is nothing to look for.
-core::Timestamp time_of_next_look(core::Microseconds next_due) {
-    if (!pg::settings.looks_for_blockers())
-        return core::kUnknownTime;
-    core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
-    if (next_due >= 0)
-        rest = std::min(rest, next_due + core::kMillisecond);
-    return pg::steady_now() + rest;
+/// Looks whom guarded statements keep waiting. Returns when to do so again, by the steady clock.
+core::Timestamp look_at_stalls(MemoryContext context, StallWatch* stalls) {
+    core::Microseconds next = -1;
+    bool done = false;
+    pg::run_guarded(
+        [&] {
+            next = watch_stalls(stalls, context);
+            done = true;
+        },
+        [&] {
+            if (!done)
+                pg::count(pg::Counter::errors);
+        });
+    MemoryContextSwitchTo(TopMemoryContext);
+    MemoryContextReset(context);
+    return next < 0 ? core::kUnknownTime : pg::steady_now() + next;
 }
 
 /// Looks for incidents, where it is time to. Returns when to do so again, by the steady clock.
@@ -405,6 +414,17 @@ core::Timestamp look_for_incidents(MemoryContext context, IncidentWatch* inciden
     MemoryContextSwitchTo(TopMemoryContext);
     MemoryContextReset(context);
     return next;
+}
+
+/// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
+/// there is nothing to look for.
+core::Timestamp time_of_next_look(core::Microseconds next_due) {
+    if (!pg::settings.looks_for_blockers())
+        return core::kUnknownTime;
+    core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
+    if (next_due >= 0)
+        rest = std::min(rest, next_due + core::kMillisecond);
+    return pg::steady_now() + rest;
 }
 
 /// Sleeps until that time by the steady clock, or somebody wakes us. Returns whether somebody has.
@@ -431,6 +451,7 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
         AllocSetContextCreate(TopMemoryContext, "pg_lockguard look", ALLOCSET_DEFAULT_SIZES);
     auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
     begin_history(history);
+    StallWatch* stalls = start_stall_watch();
     IncidentWatch* incidents = start_incident_watch();
     pg::announce_worker();
     pg::publish_server_protection();
@@ -446,8 +467,9 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
                 next_due = look(look_context, history);
             next_look = time_of_next_look(next_due);
         }
-        woken = sleep_until(std::min(next_look, look_for_incidents(look_context, incidents)),
-                            wait_event);
+        core::Timestamp next_stalls = look_at_stalls(look_context, stalls);
+        core::Timestamp next_incidents = look_for_incidents(look_context, incidents);
+        woken = sleep_until(std::min({next_look, next_stalls, next_incidents}), wait_event);
     }
     // Had it been 0, pg_terminate_backend() would retire the worker until the server is restarted.
     proc_exit(1);

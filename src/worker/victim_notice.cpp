@@ -70,6 +70,10 @@ void add_cancel_notice(ErrorData* error) {
                                 pg::compat::lxid_of(MyProc), MyBEEntry->st_state_start_timestamp,
                                 &notice))
         return;
+    if (notice.message[0] != '\0') {
+        char* message = appended(*error, nullptr, notice.message, strlen(notice.message));
+        error->message = message != nullptr ? message : error->message;
+    }
     if (notice.detail[0] != '\0')
         error->detail = appended(*error, error->detail, notice.detail, strlen(notice.detail));
     if (notice.hint[0] != '\0')

@@ -209,7 +209,8 @@ sub waits_politely
 			'low_priority',
 			sub {
 				return if $outcome eq 'free';
-				await_low_priority($ddl);
+				await_pressed($ddl, "$test: it waits",
+					q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'waiting')}, $ddl->pid);
 				my ($wait) = LockGuard::observer($node)->rows(
 					q{SELECT longest_stall <> '0' OR backend_xid IS NOT NULL AS tried
 						FROM pg_lockguard_progress JOIN pg_stat_activity USING (pid) WHERE pid = ?}, $ddl->pid);

@@ -115,6 +115,7 @@ subtest 'pg_stat_statements counts a statement that needed several attempts' => 
 	$reader->do('BEGIN');
 	$reader->do('SELECT FROM note');
 	$ddl->send('ALTER TABLE users ADD COLUMN c2 int');
+	await_giving_back($ddl, 'users', $witness);
 	await($node, 'an attempt has run and failed',
 		q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND relation = 'public.note')}, $ddl->pid);
 	$reader->do('COMMIT');

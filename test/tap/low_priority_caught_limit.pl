@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -32,6 +33,7 @@ $node->safe_psql(
 
 my $ddl = session($node, 'ddl');
 my $reader = session($node, 'reader');
+my $witness = session($node, 'witness');
 
 for my $case ([ 'goes_on', 1, 'goes on without the lock' ], [ 'says_so', 2, 'raises an error of its own' ])
 {
@@ -40,6 +42,7 @@ for my $case ([ 'goes_on', 1, 'goes on without the lock' ], [ 'says_so', 2, 'rai
 		$reader->do('BEGIN');
 		$reader->do('SELECT FROM users');
 		$ddl->send("ALTER TABLE orders ALTER n TYPE int USING $function(n)");
+		await_giving_back($ddl, 'orders', $witness);
 		await($node, 'it waits', 'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND relation = ?)',
 			$ddl->pid, 'public.users');
 		$reader->do('COMMIT');
@@ -52,6 +55,7 @@ subtest 'a request to cancel the statement reaches such a function as ever' => s
 	$reader->do('BEGIN');
 	$reader->do('SELECT FROM users');
 	$ddl->send('ALTER TABLE orders ALTER n TYPE int USING says_so(n)');
+	await_giving_back($ddl, 'orders', $witness);
 	await($node, 'it waits', 'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND relation = ?)',
 		$ddl->pid, 'public.users');
 	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $ddl->pid . ')');

@@ -8,6 +8,7 @@ use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
 use LockGuard::Locks;
+use LockGuard::LowPriority qw(await_pressed);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -30,7 +31,7 @@ sub contended
 			$ddl, $statement, 'low_priority',
 			sub {
 				return if $outcome eq 'free';
-				await($node, "$test: it waits",
+				await_pressed($ddl, "$test: it waits",
 					q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'waiting')}, $ddl->pid);
 				my ($wait) = LockGuard::observer($node)->rows(
 					'SELECT longest_stall <> $$0$$ OR backend_xid IS NOT NULL AS tried
@@ -168,7 +169,7 @@ subtest 'a lock in two modes of which neither covers the other is needed in both
 	my $guarded = locks_of(
 		$ddl, $statement, 'low_priority',
 		sub {
-			await($node, 'it waits for the weaker one',
+			await_pressed($ddl, 'it waits for the weaker one',
 				q{SELECT EXISTS (SELECT FROM pg_lockguard_progress
 					WHERE pid = ? AND phase = 'waiting' AND lock_mode = 'ShareUpdateExclusiveLock' AND attempt > 3)},
 				$ddl->pid);

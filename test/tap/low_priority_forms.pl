@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority qw(await_pressed);
 use LockGuard::Locks;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -17,6 +18,7 @@ my $node = start_node(
 	q{shared_preload_libraries = 'pg_lockguard'},
 	q{deadlock_timeout = '1s'},
 	q{allow_in_place_tablespaces = on},
+	q{pg_lockguard.ddl_lock_timeout = '100ms'},
 	q{pg_lockguard.ddl_commands = '} . guardable_commands() . q{'});
 $node->safe_psql('postgres', q{
 	CREATE ROLE other LOGIN;
@@ -94,7 +96,7 @@ sub waits_and_is_done
 		$ddl->send($sent);
 		if ($outcome eq 'waits')
 		{
-			await($node, "$test: it waits",
+			await_pressed($ddl, "$test: it waits",
 				q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'waiting'
 					AND replace(relation, 'f.', '') = ANY(string_to_array(?, '|')))
 					OR EXISTS (SELECT FROM pg_stat_activity WHERE pid = ? AND state <> 'active' AND query = ?)},

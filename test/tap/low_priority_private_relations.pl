@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority qw(await_giving_back);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -36,6 +37,8 @@ sub waits_politely
 	$by->do('BEGIN');
 	$by->do($in_the_way);
 	$ddl->send($statement);
+	# What it reads is known only once it has been met.
+	await_giving_back($ddl, 'users', $witness) if $statement =~ /^LOCK TABLE (looking|fresh)$/;
 	await($node, "$statement: it waits at low priority",
 		q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'waiting' AND relation ~ ?)},
 		$ddl->pid, "\\y$relation\$");

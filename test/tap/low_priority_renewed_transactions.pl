@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority qw(await_giving_back);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -33,6 +34,8 @@ subtest 'a standby that does not answer keeps no waiting statement, nor a reques
 	$reader->do('SELECT FROM users');
 	$ddl->send('ALTER TABLE orders ALTER id TYPE bigint USING needs_users(id)');
 	my $xid = 'SELECT backend_xid::text FROM pg_stat_activity WHERE pid = ?';
+	my $witness = session($node, 'witness');
+	await_giving_back($ddl, 'orders', $witness);
 	await($node, 'an attempt that left the transaction with an id', "SELECT ($xid) IS NOT NULL", $ddl->pid);
 	await($node, 'the next transaction', "SELECT ($xid) IS NULL", $ddl->pid);
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_lockguard_progress'), 1, 'it waits on');

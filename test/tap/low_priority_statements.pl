@@ -137,6 +137,7 @@ subtest 'event triggers' => sub {
 		END $$});
 	read_and_idle($reader, 'orders');
 	$ddl->send(add_column());
+	await_giving_back($ddl, 'users', $witness);
 	await($node, 'it waits for the lock of the statement inside',
 		"SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE phase = 'waiting' AND relation = 'public.orders')");
 	is($witness->value('SELECT count(*) >= 100 FROM users'), 1, 'and has given its own back meanwhile');
@@ -162,6 +163,7 @@ subtest 'locks of other kinds inside the statement' => sub {
 		$reader->do($begin);
 		$reader->do($take);
 		$ddl->send(add_column());
+		await_giving_back($ddl, 'users', $witness);
 		await($node, "it waits for $name",
 			'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE relation LIKE ? AND attempt > 1)', $object);
 		is($witness->value('SELECT count(*) >= 100 FROM users'), 1, "$name: it does not keep its own locks for long");

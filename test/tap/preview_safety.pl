@@ -186,8 +186,8 @@ subtest 'where it can not be done' => sub {
 		[ 'lock | public.users | ShareUpdateExclusiveLock | ddl | 0', 'build index | public.users | - | ddl | 0' ],
 		'CONCURRENTLY is judged by rules');
 	is_deeply(preview('VACUUM FULL users'), \@rewrite_rows, 'so is VACUUM FULL');
-	is_deeply(preview('TRUNCATE users CASCADE'), ['lock | public.users | AccessExclusiveLock | readers and writers | 0'],
-		'and TRUNCATE CASCADE, whose end is not known');
+	is(preview('TRUNCATE users CASCADE')->[0], 'lock | public.users | AccessExclusiveLock | readers and writers | 0',
+		'and TRUNCATE CASCADE');
 	is(failure('ALTER TABLE users ADD x int GENERATED ALWAYS AS (nextval(\'orders_id_seq\')) STORED'),
 		'42P17 generation expression is not immutable', 'an error of the statement itself');
 };

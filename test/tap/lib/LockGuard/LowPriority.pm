@@ -5,13 +5,15 @@ package LockGuard::LowPriority;
 use strict;
 use warnings;
 
+use Carp;
 use Exporter 'import';
 use IPC::Run ();
 use LockGuard;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(add_column read_and_idle await_low_priority is_clean start_load stop_load);
+our @EXPORT = qw(add_column read_and_idle await_low_priority await_giving_back await_pressed is_clean start_load stop_load);
 
 my ($columns, $loads) = (0, 0);
 
@@ -40,6 +42,52 @@ sub await_low_priority
 		q{SELECT ?::int[] <@ ARRAY(SELECT pid FROM pg_lockguard_progress WHERE phase = 'waiting')},
 		[ map { $_->pid } @waiters ]);
 	return;
+}
+
+# await_giving_back(SESSION, TABLE, WITNESS): the statement waits for a lock that has turned up inside
+# it, and goes on to do so while nobody waits for the table that it has locked; so the witness does,
+# until it gives that back.
+sub await_giving_back
+{
+	my ($session, $table, $witness) = @_;
+	await($session->node, $session->name . ' waits inside',
+		q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted)}, $session->pid);
+	$witness->value("SELECT count(*) FROM $table");
+	return;
+}
+
+# await_pressed(SESSION, WHAT, QUERY, VALUE...): as await(). If the statement waits for a lock that has
+# turned up inside it, somebody comes to wait for what it has locked, until it gives that back.
+my %pressing;
+
+sub await_pressed
+{
+	my ($session, $what, @query) = @_;
+	my $node = $session->node;
+	my $observer = LockGuard::observer($node);
+	my $pressing = $pressing{ $node->name } //= do {
+		my $new = session($node, 'pressing');
+		$new->do($_) for 'SET pg_lockguard.ddl_mode = off', q{SET lock_timeout = '1s'};
+		$new;
+	};
+	for (my $i = 0; $i < 100 * $PostgreSQL::Test::Utils::timeout_default; $i++)
+	{
+		return if $observer->value(@query);
+		my $locked = $observer->value(
+			q{SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+			WHERE l.pid = ? AND c.relkind IN ('r', 'p', 'v') AND c.oid >= 16384 AND l.mode <> 'AccessShareLock'
+				AND EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted AND w.locktype = 'relation')
+			ORDER BY l.granted DESC, 1 LIMIT 1},
+			$session->pid);
+		if (defined $locked)
+		{
+			$pressing->do('BEGIN');
+			eval { $pressing->do("LOCK TABLE $locked"); 1 } or note($@);
+			$pressing->do('ROLLBACK');
+		}
+		usleep(10_000);
+	}
+	confess "$what: it did not come to that";
 }
 
 # is_clean(SESSION, NAME, [LOCK_TIMEOUT]): what must be left of a wait, however it ended, in a session that

@@ -1,0 +1,230 @@
+#include "shmem/guarded_sessions.h"
+
+extern "C" {
+#include "storage/latch.h"
+#include "storage/spin.h"
+}
+
+namespace lockguard::pg {
+
+namespace {
+
+/// On cache lines of its own.
+struct alignas(PG_CACHE_LINE_SIZE) Place {
+    // Written by the session alone.
+    pg_atomic_uint64 transaction; // pid and, in the lower half, lxid; 0 where there is none
+    pg_atomic_uint64 since;
+    pg_atomic_uint64 limits;    // max_stall and lock_timeout
+    pg_atomic_uint64 statement; // number, command tag (16 bits), in_attempt (the lowest bit)
+
+    // Written by the watcher alone (and cleared by a session when it first uses the place).
+    pg_atomic_uint64 order;      // the statement's number and, in the lower half, a GuardOrder
+    pg_atomic_uint64 wait_start; // report.wait_start, for a signal handler
+    slock_t lock;                // guards the report; held for a copy, nothing else
+    StallReport report;
+};
+
+/// Process-local: where this process finds the shared parts.
+struct {
+    SlotsByProc<Place> places;
+    pg_atomic_uint64*
+        watcher; // its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none
+    bool used;   // this process has used its place
+} state;
+
+Place* place_of(int procno) {
+    return state.places.of(procno);
+}
+
+Place* own_place() {
+    return state.places.own();
+}
+
+uint64 pair_of(uint32 high, uint32 low) {
+    return (static_cast<uint64>(high) << 32) | low;
+}
+uint32 high_of(uint64 pair) {
+    return static_cast<uint32>(pair >> 32);
+}
+uint32 low_of(uint64 pair) {
+    return static_cast<uint32>(pair);
+}
+
+void wake_watcher() {
+    uint64 word = pg_atomic_read_u64(state.watcher);
+    // Where it has just exited, somebody else's latch is set for nothing, which does no harm.
+    if ((word & 1) != 0)
+        SetLatch(&GetPGProcByNumber((word >> 1) - 1)->procLatch);
+}
+
+void withdraw_watcher(int /*code*/, Datum /*argument*/) {
+    pg_atomic_write_u64(state.watcher, 0);
+}
+
+} // namespace
+
+// ---- The session's side
+
+void publish_guarded_transaction(TimestampTz since, int max_stall, int lock_timeout) {
+    Place* place = own_place();
+    if (place == nullptr)
+        return;
+    if (!state.used) {
+        // What an earlier process has left behind here.
+        pg_atomic_write_u64(&place->transaction, 0);
+        pg_atomic_write_u64(&place->order, 0);
+        pg_atomic_write_u64(&place->statement, 0);
+        state.used = true;
+    }
+    pg_atomic_write_u64(&place->since, static_cast<uint64>(since));
+    pg_atomic_write_u64(&place->limits,
+                        pair_of(static_cast<uint32>(max_stall), static_cast<uint32>(lock_timeout)));
+    pg_write_barrier();
+    pg_atomic_write_u64(&place->transaction,
+                        pair_of(static_cast<uint32>(MyProcPid), compat::lxid_of(MyProc)));
+    // Either the watcher sees the word when it looks once more before it sleeps, or we see that it
+    // sleeps.
+    pg_memory_barrier();
+    wake_watcher();
+}
+
+void withdraw_guarded_transaction() {
+    Place* place = own_place();
+    if (place != nullptr)
+        pg_atomic_write_u64(&place->transaction, 0);
+}
+
+void publish_guarded_statement(uint32 statement, CommandTag command, bool in_attempt) {
+    Place* place = own_place();
+    if (place != nullptr)
+        pg_atomic_write_u64(&place->statement,
+                            pair_of(statement, (static_cast<uint32>(command) << 1) |
+                                                   static_cast<uint32>(in_attempt)));
+}
+
+void withdraw_guarded_statement() {
+    Place* place = own_place();
+    if (place != nullptr)
+        pg_atomic_write_u64(&place->statement,
+                            pair_of(0, low_of(pg_atomic_read_u64(&place->statement))));
+}
+
+bool is_guard_watched() {
+    return state.watcher != nullptr && pg_atomic_read_u64(state.watcher) != 0;
+}
+
+// ---- The watcher's side
+
+void announce_guard_watcher() {
+    on_shmem_exit(withdraw_watcher, Datum{0});
+    set_watcher_asleep(false);
+}
+
+void set_watcher_asleep(bool asleep) {
+    pg_atomic_write_u64(state.watcher, (static_cast<uint64>(compat::procno_of(MyProc)) + 1) << 1 |
+                                           static_cast<uint64>(asleep));
+    pg_memory_barrier();
+}
+
+bool read_guarded_session(int procno, GuardedSession* session) {
+    Place* place = place_of(procno);
+    if (place == nullptr)
+        return false;
+    uint64 transaction = pg_atomic_read_u64(&place->transaction);
+    if (transaction == 0)
+        return false;
+    const PGPROC* proc = GetPGProcByNumber(procno);
+    session->pid = static_cast<int>(high_of(transaction));
+    session->lxid = low_of(transaction);
+    if (proc->pid != session->pid || compat::lxid_of(proc) != session->lxid)
+        return false; // it was of an earlier one
+    pg_read_barrier();
+    session->since = static_cast<TimestampTz>(pg_atomic_read_u64(&place->since));
+    uint64 limits = pg_atomic_read_u64(&place->limits);
+    session->max_stall = static_cast<int>(high_of(limits));
+    session->lock_timeout = static_cast<int>(low_of(limits));
+    uint64 statement = pg_atomic_read_u64(&place->statement);
+    session->statement = high_of(statement);
+    session->in_attempt = (low_of(statement) & 1) != 0;
+    uint32 tag = low_of(statement) >> 1;
+    session->command = tag < COMMAND_TAG_NEXTTAG ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
+    pg_read_barrier();
+    return pg_atomic_read_u64(&place->transaction) == transaction;
+}
+
+void post_guard_order(int procno, uint32 statement, GuardOrder order, const StallReport& report) {
+    Place* place = place_of(procno);
+    if (place == nullptr)
+        return;
+    SpinLockAcquire(&place->lock);
+    place->report = report;
+    SpinLockRelease(&place->lock);
+    pg_atomic_write_u64(&place->wait_start, static_cast<uint64>(report.wait_start));
+    pg_write_barrier();
+    pg_atomic_write_u64(&place->order, pair_of(statement, static_cast<uint32>(order)));
+}
+
+GuardOrder order_for(uint32 statement, TimestampTz* wait_start) {
+    Place* place = own_place();
+    if (place == nullptr)
+        return GuardOrder::none;
+    uint64 order = pg_atomic_read_u64(&place->order);
+    pg_read_barrier();
+    *wait_start = static_cast<TimestampTz>(pg_atomic_read_u64(&place->wait_start));
+    return statement != 0 && high_of(order) == statement ? static_cast<GuardOrder>(low_of(order))
+                                                         : GuardOrder::none;
+}
+
+StallReport order_report() {
+    StallReport report = {};
+    Place* place = own_place();
+    if (place == nullptr)
+        return report;
+    SpinLockAcquire(&place->lock);
+    report = place->report;
+    SpinLockRelease(&place->lock);
+    return report;
+}
+
+// ---- The memory
+
+namespace {
+
+/// Shared memory is aligned to cache lines, but that is nowhere promised.
+Size places_size() {
+    return add_size(SlotsByProc<Place>::size(), alignof(Place));
+}
+
+void attach_places(void* memory, bool is_new) {
+    state.places.slots = reinterpret_cast<Place*>(TYPEALIGN(alignof(Place), memory));
+    for (int i = 0; i < MaxBackends && is_new; i++) {
+        Place* place = &state.places.slots[i];
+        pg_atomic_init_u64(&place->transaction, 0);
+        pg_atomic_init_u64(&place->since, 0);
+        pg_atomic_init_u64(&place->limits, 0);
+        pg_atomic_init_u64(&place->statement, 0);
+        pg_atomic_init_u64(&place->order, 0);
+        pg_atomic_init_u64(&place->wait_start, 0);
+        SpinLockInit(&place->lock);
+        place->report = {};
+    }
+}
+
+Size watcher_size() {
+    return sizeof(pg_atomic_uint64);
+}
+
+void attach_watcher(void* memory, bool is_new) {
+    state.watcher = static_cast<pg_atomic_uint64*>(memory);
+    if (is_new)
+        pg_atomic_init_u64(state.watcher, 0);
+}
+
+} // namespace
+
+constinit const SharedPart guarded_sessions_part = {"pg_lockguard guarded sessions", places_size,
+                                                    attach_places};
+constinit const SharedPart guard_watcher_part = {"pg_lockguard guard watcher", watcher_size,
+                                                 attach_watcher};
+
+} // namespace lockguard::pg

@@ -1,0 +1,281 @@
+# The locks that a guarded statement leaves to its transaction: for how long they may keep others
+# waiting, while the transaction does something else, or nothing.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LockGuard;
+use LockGuard::Stall;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = start_stall_node('transaction', q{pg_lockguard.worker_interval = 1h});
+$node->safe_psql('postgres', q{
+	ALTER TABLE busy OWNER TO app;
+	ALTER TABLE other OWNER TO app;
+	GRANT ALL ON SCHEMA public TO app;
+	CREATE ROLE spared LOGIN IN ROLE app});
+
+my $columns = 0;
+my $log = 0;
+
+sub logged
+{
+	return slurp_file($node->logfile, $log);
+}
+
+# A transaction that has run a guarded statement, and what else is given before and after it; and a
+# reader of the table.
+sub begin
+{
+	my ($user, $before, @after) = @_;
+	my ($ddl, $reader) = (session($node, 'ddl', user => $user), session($node, 'reader'));
+	$log = -s $node->logfile;
+	$ddl->do($_) for 'BEGIN', @$before;
+	$columns++;
+	$ddl->do("ALTER TABLE busy ADD COLUMN c$columns int");
+	$ddl->do($_) for @after;
+	return ($ddl, $reader);
+}
+
+sub end
+{
+	my @sessions = @_;
+	forget_sessions(@sessions);
+	events($node, $_) for qw(stall_cancelled stall_spared stall_terminated stall_logged);
+	return;
+}
+
+sub await_event
+{
+	my ($kind, $ddl) = @_;
+	await($node, "$kind is recorded", 'SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE kind = ? AND blocker_pid = ?)',
+		$kind, $ddl->pid);
+	return events($node, $kind);
+}
+
+subtest 'a long statement after it' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$ddl->send('UPDATE other SET n = gate(n)');
+	$reader->send('SELECT * FROM busy');
+	fails_by_stall($ddl,
+		qr/DETAIL:  Its transaction, which has run ALTER TABLE, kept 1 session waiting, for \d+ ms, for AccessShareLock on relation \d+ of database \d+; the limit .* is 300 ms\.\nHINT:  Commit right after ALTER TABLE/,
+		'the UPDATE');
+	is($reader->error, undef, 'the reader goes on');
+	my @events = events($node, 'stall_cancelled');
+	is(@events, 1, 'one event');
+	is($events[0]{blocker_query}, 'UPDATE other SET n = gate(n)', '... with what the session did');
+	cmp_ok($events[0]{stall_ms}, '>=', $limit, 'not before the limit');
+	end($ddl, $reader);
+};
+
+subtest 'a long statement after it, and nobody waits' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$ddl->send('UPDATE other SET n = gate(n)');
+	await_age($ddl, 4);
+	ok(!$ddl->ready, 'it works on');
+	open_gate($node);
+	is($ddl->error, undef, 'and is done');
+	shut_gate($node);
+	$ddl->do('COMMIT');
+	end($ddl, $reader);
+};
+
+subtest 'it keeps somebody from a row' => sub {
+	my ($ddl, $writer) = begin('app', [], 'UPDATE other SET n = 5 WHERE id = 1');
+	$ddl->send('SELECT gate(1)');
+	$writer->send('UPDATE other SET n = 6 WHERE id = 1');
+	fails_by_stall($ddl, qr/for ShareLock on transaction \d+/, 'the SELECT');
+	is($writer->error, undef, 'the writer goes on');
+	end($ddl, $writer);
+};
+
+subtest 'under a later savepoint the lock is not gone: it is idle then' => sub {
+	my ($ddl, $reader) = begin('app', [], 'SAVEPOINT later');
+	$ddl->send('SELECT gate(1)');
+	$reader->send('SELECT * FROM busy');
+	fails_by_stall($ddl, qr/Its transaction/, 'the SELECT');
+	my @events = await_event('stall_spared', $ddl);
+	is(@events, 1, 'an event');
+	is($events[0]{reason}, 'pg_lockguard.blocker_action is off', '... says that nothing is done');
+	like(logged(), qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting, and is left alone: pg_lockguard.blocker_action is off\n.*DETAIL:  Its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting/,
+		'a warning in the log');
+	ok(!$reader->ready, 'the reader waits');
+	$ddl->do('ROLLBACK TO later');
+	$ddl->do('ROLLBACK');
+	is($reader->error, undef, 'until the end');
+	end($ddl, $reader);
+};
+
+subtest 'idle, blocker_action is off' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$reader->send('SELECT * FROM busy');
+	my @events = await_event('stall_spared', $ddl);
+	is(@events, 1, 'an event');
+	await_age($reader, 4);
+	is(events($node, 'stall_spared'), 0, 'and no more of them');
+	my $warnings = () = logged() =~ /WARNING:  pg_lockguard/g;
+	is($warnings, 1, 'one warning');
+	$ddl->do('COMMIT');
+	is($reader->error, undef, 'the reader goes on');
+	end($ddl, $reader);
+};
+
+configure($node, blocker_action => 'terminate');
+
+subtest 'idle, blocker_action is terminate' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	my $before = statistics($node);
+	$reader->send('SELECT * FROM busy');
+	is($reader->error, undef, 'the reader goes on');
+	ok(!eval { $ddl->do('SELECT 1'); 1 }, 'the session has been ended');
+	like($@, qr/terminating connection.*DETAIL:  pg_lockguard: its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting, for \d+ ms, for AccessShareLock on relation \d+ of database \d+\./s,
+		'and is told why');
+	my @events = await_event('stall_terminated', $ddl);
+	is(@events, 1, 'an event');
+	cmp_ok($events[0]{stall_ms}, '>=', $limit, 'not before the limit');
+	is(statistics($node)->{stall_terminations}, $before->{stall_terminations} + 1, 'it is counted');
+	end($ddl, $reader);
+};
+
+subtest 'aborted under a savepoint, blocker_action is terminate' => sub {
+	my ($ddl, $reader) = begin('app', [], 'SAVEPOINT later');
+	$ddl->send('SELECT gate(1)');
+	$reader->send('SELECT * FROM busy');
+	fails_by_stall($ddl, qr/Its transaction/, 'the SELECT');
+	is($reader->error, undef, 'the reader goes on');
+	is(await_event('stall_terminated', $ddl), 1, 'an event');
+	end($ddl, $reader);
+};
+
+subtest 'whom the exemptions spare' => sub {
+	for my $case (
+		[ 'superuser', 'postgres', [], qr/superuser/ ],
+		[ 'protected', 'postgres', ['SET pg_lockguard.protected = on', 'SET SESSION AUTHORIZATION app'], qr/superuser|protected/ ],
+		[ 'exempt role', 'spared', [], qr/exempt_roles/ ],
+		[ 'exempt application', 'app', [q{SET application_name = 'important 7'}], qr/exempt_applications/ ],
+		[ 'shared snapshot', 'app', ['SELECT pg_export_snapshot()'], qr/snapshot/ ])
+	{
+		my ($what, $user, $before, $reason) = @$case;
+		configure($node, exempt_roles => 'spared', exempt_applications => 'important*');
+		my ($ddl, $reader) = begin($user, $before);
+		$reader->send('SELECT * FROM busy');
+		my @events = await_event('stall_spared', $ddl);
+		like($events[0]{reason}, $reason, "$what: spared");
+		like(logged(), qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting/, "$what: a warning");
+		ok(!$reader->ready, "$what: the reader waits");
+		$ddl->do('COMMIT');
+		is($reader->error, undef, "$what: until the end");
+		end($ddl, $reader);
+	}
+};
+
+subtest 'an exempt session is cancelled all the same' => sub {
+	my ($ddl, $reader) = begin('spared', []);
+	$ddl->send('SELECT gate(1)');
+	$reader->send('SELECT * FROM busy');
+	fails_by_stall($ddl, qr/Its transaction/, 'the SELECT');
+	is($reader->error, undef, 'the reader goes on');
+	end($ddl, $reader);
+};
+
+subtest 'max_terminations_per_minute' => sub {
+	configure($node, max_terminations_per_minute => 0);
+	my ($ddl, $reader) = begin('app', []);
+	$reader->send('SELECT * FROM busy');
+	my @events = await_event('stall_spared', $ddl);
+	like($events[0]{reason}, qr/max_terminations_per_minute \(0\)/, 'the fuse holds');
+	await_age($reader, 3);
+	is(events($node, 'stall_spared'), 0, 'which is said once');
+	configure($node, max_terminations_per_minute => 1000);
+	is($reader->error, undef, 'then it lets it be ended');
+	is(await_event('stall_terminated', $ddl), 1, 'an event');
+	end($ddl, $reader);
+};
+
+configure($node, blocker_action => 'log');
+
+subtest 'idle, blocker_action is log' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$reader->send('SELECT * FROM busy');
+	is(await_event('stall_logged', $ddl), 1, 'an event');
+	like(logged(), qr/LOG:  pg_lockguard: would terminate PID @{[$ddl->pid]}, idle in the transaction of a guarded statement/, 'a line in the log');
+	ok(!$reader->ready, 'the reader waits');
+	$ddl->do('COMMIT');
+	is($reader->error, undef, 'until the end');
+	end($ddl, $reader);
+};
+
+configure($node, blocker_action => 'terminate');
+
+subtest 'the savepoint before it is rolled back: its locks are gone' => sub {
+	my ($ddl, $reader) = begin('app', ['SAVEPOINT before'], 'ROLLBACK TO before', 'UPDATE other SET n = 1');
+	$reader->send('UPDATE other SET n = 2');
+	await_age($reader, 4);
+	ok(!$reader->ready, 'the writer waits');
+	is(events($node, $_), 0, "no $_") for qw(stall_cancelled stall_terminated);
+	$ddl->do('COMMIT');
+	is($reader->error, undef, 'the session lives on');
+	end($ddl, $reader);
+};
+
+subtest 'a savepoint is released: its locks stay' => sub {
+	my ($ddl, $reader) = begin('app', ['SAVEPOINT before'], 'RELEASE before', 'SAVEPOINT after', 'ROLLBACK TO after');
+	$reader->send('SELECT * FROM busy');
+	is($reader->error, undef, 'the reader goes on');
+	is(await_event('stall_terminated', $ddl), 1, 'the session has been ended');
+	end($ddl, $reader);
+};
+
+subtest 'two of them, one is rolled back' => sub {
+	my ($ddl, $reader) = begin('app', [], 'SAVEPOINT later', 'ALTER TABLE other ADD COLUMN x int', 'ROLLBACK TO later');
+	$reader->send('SELECT * FROM busy');
+	is($reader->error, undef, 'the reader goes on');
+	is(await_event('stall_terminated', $ddl), 1, 'the session has been ended');
+	end($ddl, $reader);
+};
+
+subtest 'the setting is changed meanwhile' => sub {
+	my ($ddl, $reader) = begin('postgres', []);
+	$ddl->do('SET LOCAL pg_lockguard.ddl_max_stall = 0');
+	$ddl->send('SELECT gate(1)');
+	$reader->send('SELECT * FROM busy');
+	await_age($reader, 4);
+	ok(!$ddl->ready, 'no limit any more');
+	open_gate($node);
+	is($ddl->error, undef, 'the statement is done');
+	shut_gate($node);
+	$ddl->do(q{SET LOCAL pg_lockguard.ddl_max_stall = '100ms'});
+	$ddl->send('SELECT gate(1)');
+	fails_by_stall($ddl, qr/Its transaction.* is 100 ms/, 'a limit again');
+	is($reader->error, undef, 'the reader goes on');
+	end($ddl, $reader);
+};
+
+subtest 'the next transaction of the session is under no limit' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$ddl->do('COMMIT');
+	$ddl->do('BEGIN');
+	$ddl->do('LOCK TABLE busy');
+	$reader->send('SELECT * FROM busy');
+	await_age($reader, 4);
+	ok(!$reader->ready, 'the reader waits');
+	$ddl->do('COMMIT');
+	is($reader->error, undef, 'and the session lives on');
+	end($ddl, $reader);
+};
+
+subtest 'a private table leaves nothing to wait for' => sub {
+	my ($ddl, $writer) = (session($node, 'ddl', user => 'app'), session($node, 'writer'));
+	$ddl->do($_) for 'BEGIN', 'CREATE TABLE fresh (id int)', 'ALTER TABLE fresh ADD COLUMN c int', 'UPDATE other SET n = 1';
+	$writer->send('UPDATE other SET n = 2');
+	await_age($writer, 4);
+	$ddl->do('COMMIT');
+	is($writer->error, undef, 'the session lives on');
+	end($ddl, $writer);
+};
+
+ends_well($node);
+done_testing();
