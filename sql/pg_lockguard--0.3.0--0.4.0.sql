@@ -275,3 +275,18 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_decide';
 
 COMMENT ON FUNCTION pg_lockguard_decide(int4, text) IS
     'decides for a guarded statement that waits at low priority: give up, queue, terminate; returns whether it was heard';
+
+-- The statements of a transaction.
+CREATE FUNCTION pg_lockguard_statements(
+    pid int4,
+    OUT number int4,
+    OUT began timestamptz,
+    OUT command text,
+    OUT query text,
+    OUT relations text[])
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 8
+AS 'MODULE_PATHNAME', 'pg_lockguard_statements';
+
+COMMENT ON FUNCTION pg_lockguard_statements(int4) IS
+    'the last statements of the present transaction of a session, oldest first';

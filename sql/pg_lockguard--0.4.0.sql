@@ -317,3 +317,18 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_ddl_preview';
 
 COMMENT ON FUNCTION ddl_preview(text, bool) IS
     'what a DDL statement would lock, rewrite and scan, and who is in its way now';
+
+-- The statements of a transaction.
+CREATE FUNCTION pg_lockguard_statements(
+    pid int4,
+    OUT number int4,
+    OUT began timestamptz,
+    OUT command text,
+    OUT query text,
+    OUT relations text[])
+RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 8
+AS 'MODULE_PATHNAME', 'pg_lockguard_statements';
+
+COMMENT ON FUNCTION pg_lockguard_statements(int4) IS
+    'the last statements of the present transaction of a session, oldest first';

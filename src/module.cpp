@@ -4,6 +4,7 @@
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
 #include "guard/stall_limit.h"
+#include "locks/statement_watch.h"
 #include "sessions/failure_watch.h"
 #include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
@@ -17,6 +18,7 @@
 #include "shmem/record_file.h"
 #include "shmem/running_work.h"
 #include "shmem/termination_notice.h"
+#include "shmem/tracked_statements.h"
 #include "shmem/wait_board.h"
 #include "shmem/wait_decisions.h"
 #include "shmem/wait_table.h"
@@ -36,16 +38,13 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::cancel_notices_part,      &pg::counters_part,
-    &pg::event_ring_part,          &pg::guard_watcher_part,
-    &pg::guarded_sessions_part,    &pg::imported_snapshots_part,
-    &pg::running_work_part,        &pg::server_protection_part,
-    &pg::session_protections_part, &pg::statistics_part,
-    &pg::termination_notices_part, &pg::wait_board_part,
-    &pg::wait_decisions_part,      &pg::worker_fuses_part,
-    &pg::worker_procno_part,       &pg::failure_notes_part,
-    &pg::incident_ring_part,       &pg::prepared_names_part,
-    &pg::wait_table_part,
+    &pg::cancel_notices_part,      &pg::counters_part,         &pg::event_ring_part,
+    &pg::guard_watcher_part,       &pg::guarded_prepared_part, &pg::guarded_sessions_part,
+    &pg::imported_snapshots_part,  &pg::running_work_part,     &pg::server_protection_part,
+    &pg::session_protections_part, &pg::statistics_part,       &pg::termination_notices_part,
+    &pg::tracked_statements_part,  &pg::wait_board_part,       &pg::wait_decisions_part,
+    &pg::worker_fuses_part,        &pg::worker_procno_part,    &pg::failure_notes_part,
+    &pg::incident_ring_part,       &pg::prepared_names_part,   &pg::wait_table_part,
 };
 
 } // namespace
@@ -59,6 +58,7 @@ void _PG_init(void) {
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);
+        pg::install_statement_watch();
         pg::set_up_record_file();
         pg::install_failure_watch();
         pg::install_prepared_names();

@@ -224,9 +224,9 @@ void define_worker_settings() {
         nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.blocker_min_wait",
-        "How long a request for ACCESS EXCLUSIVE has been blocked before a blocker may be ended.",
-        nullptr, &settings.blocker_min_wait, 5000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, nullptr,
-        nullptr, nullptr);
+        "How long a request has been blocked before something is done about a blocker.", nullptr,
+        &settings.blocker_min_wait, 5000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr,
+        nullptr);
     DefineCustomIntVariable("pg_lockguard.worker_interval",
                             "Time between two looks of the worker at the lock table.", nullptr,
                             &settings.worker_interval, 1000, 10, 3600 * 1000, PGC_SIGHUP,
@@ -288,6 +288,12 @@ void define_exemptions() {
                              false, PGC_SUSET, 0, check_protected, assign_protected, nullptr);
 }
 
+/// Of what can only be set at server start. In a session that loads the library itself it means
+/// nothing, but a configuration file may contain it.
+GucContext start_context() {
+    return process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP;
+}
+
 /// What is recorded.
 void define_record_settings() {
     DefineCustomEnumVariable("pg_lockguard.log_events",
@@ -298,11 +304,13 @@ void define_record_settings() {
     DefineCustomIntVariable(
         "pg_lockguard.events_max", "How many events pg_lockguard_events shows at most.",
         "The room is taken in shared memory, about 3.5 kB each.", &settings.events_max, 1000, 10,
-        100000,
-        // In a session that loads the library itself it means nothing, but a
-        // configuration file may contain it.
-        process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP, 0, nullptr,
-        nullptr, nullptr);
+        100000, start_context(), 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.track_statements",
+                            "How many statements of each session's present transaction are kept.",
+                            "For pg_lockguard_statements(). 0: none. The room is taken in shared "
+                            "memory, about a quarter of a kB each for each session.",
+                            &settings.track_statements, 0, 0, kMostTrackedStatements,
+                            start_context(), 0, nullptr, nullptr, nullptr);
 }
 
 /// Incidents and accumulated waits.

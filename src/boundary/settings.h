@@ -17,6 +17,9 @@ enum class BlockerActiveAction : int { off, log, cancel };
 enum class LoggedEvents : int { none, actions, all };
 enum class DdlHeavy : int { allow, warn, refuse };
 
+/// The most that pg_lockguard.track_statements can be.
+inline constexpr int kMostTrackedStatements = 16;
+
 struct Settings {
     // The guard (SUSET)
     // From 16 a server built with assertions wants an enum's variable to begin with its default.
@@ -55,6 +58,7 @@ struct Settings {
     int log_incidents;     // ms: the shortest that is logged; -1: none (SIGHUP)
     int incidents_max;     // set at server start
     int waits_max;         // likewise
+    int track_statements;  // likewise; 0: none are kept
     // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 

@@ -44,10 +44,15 @@ struct {
 } lowered;
 
 /// Is the setting still as we have set it? The abort of its (sub)transaction sets it back, and
-/// nobody tells us.
+/// nobody tells us. Nor that the process ends: what it logs after it has given its place among the
+/// processes up (log_disconnections) comes after the abort of its transaction.
 bool is_still_lowered() {
     if (!lowered.active)
         return false;
+    if (MyProc == nullptr) {
+        lowered.active = false;
+        return false;
+    }
     const LocalTransactionId now = compat::lxid_of(MyProc);
     lowered.active = compat::server_log_level() < lowered.level &&
                      GetCurrentTransactionNestLevel() >= lowered.nest_level &&

@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "boundary/memory.h"
+#include "boundary/valid_text.h"
 #include "sessions/backend_status.h"
+#include "shmem/tracked_statements.h"
 
 namespace lockguard::pg {
 
@@ -37,6 +39,25 @@ core::Microseconds age_now(TimestampTz since) {
     return core::age(since, GetCurrentTimestamp());
 }
 
+/// Which statement of its transaction touched the relation first, where that is known, and it is
+/// not the one that culprit->query is.
+void describe_first_statement(const SessionId& session, const LOCKTAG& tag,
+                              core::Culprit* culprit) {
+    if (tag.locktag_type != LOCKTAG_RELATION || !tracks_statements())
+        return;
+    auto* transaction = new_object<TrackedTransaction>();
+    if (!read_tracked_transaction(session.procno, transaction) || transaction->pid != session.pid)
+        return;
+    const TrackedStatement* first = first_to_touch(*transaction, tag.locktag_field2);
+    if (first == nullptr)
+        return;
+    const char* text = valid_copy({first->text, first->size});
+    if (culprit->query.find(text) != std::string_view::npos)
+        return;
+    culprit->first_statement = text;
+    culprit->first_statement_age = age_now(first->began);
+}
+
 Found describe_session(const SessionId& session, const Search& search) {
     Found found = {};
     core::Culprit& culprit = found.culprit;
@@ -64,6 +85,7 @@ Found describe_session(const SessionId& session, const Search& search) {
         culprit.state = view_of(state_name(status.state));
         culprit.state_age = age_now(status.state_start);
         culprit.query = status.query;
+        describe_first_statement(session, search.wait.tag, &culprit);
     }
     return found;
 }

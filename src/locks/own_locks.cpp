@@ -14,7 +14,8 @@ struct Collected {
     std::size_t count; // may be beyond the room: so many are needed
 };
 
-void note(Collected* collected, OwnLock lock) {
+void note(void* argument, OwnLock lock) {
+    auto* collected = static_cast<Collected*>(argument);
     for (std::size_t i = 0; i < std::min(collected->count, collected->room); i++) {
         OwnLock& known = collected->locks[i];
         if (known.relation == lock.relation && known.shared == lock.shared) {
@@ -27,12 +28,13 @@ void note(Collected* collected, OwnLock lock) {
     collected->count++;
 }
 
+} // namespace
+
 /// First the slots: a lock that others move to the table meanwhile is seen there then.
-void walk(Collected* collected) {
-    collected->count = 0;
+void visit_own_locks(void (*visit)(void* argument, OwnLock lock), void* argument) {
     LWLockAcquire(&MyProc->fpInfoLock, LW_SHARED);
-    compat::for_each_fast_path_lock(MyProc, [collected](Oid relation, LOCKMASK modes) {
-        note(collected, {relation, false, modes});
+    compat::for_each_fast_path_lock(MyProc, [=](Oid relation, LOCKMASK modes) {
+        visit(argument, {relation, false, modes});
     });
     LWLockRelease(&MyProc->fpInfoLock);
     for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++) {
@@ -48,14 +50,12 @@ void walk(Collected* collected) {
             const LOCKTAG& tag = proclock->tag.myLock->tag;
             if (tag.locktag_type != LOCKTAG_RELATION || proclock->holdMask == 0)
                 continue;
-            note(collected,
-                 {tag.locktag_field2, tag.locktag_field1 == InvalidOid, proclock->holdMask});
+            visit(argument,
+                  {tag.locktag_field2, tag.locktag_field1 == InvalidOid, proclock->holdMask});
         }
         LWLockRelease(partition_lock);
     }
 }
-
-} // namespace
 
 std::span<const OwnLock> find_own_locks() {
     Collected collected = {nullptr, 0, 0};
@@ -65,7 +65,8 @@ std::span<const OwnLock> find_own_locks() {
         if (collected.locks == nullptr)
             return {};
         collected.room = room;
-        walk(&collected);
+        collected.count = 0;
+        visit_own_locks(note, &collected);
         if (collected.count <= collected.room)
             return {collected.locks, collected.count};
         pfree(collected.locks);

@@ -3,8 +3,8 @@
 // A cancel request (SIGINT) is for whatever the process does when it serves it. cancel_statement()
 // sends it while the session is held in its transaction, and as the step after the one in which it
 // has seen it in that statement. What is left:
-// - From the look at the status to the signal, some hundred nanoseconds (docs/reference.md has what
-//   was measured): nothing in PostgreSQL keeps a session in a statement. A statement of the same
+// - From the look at the status to the signal, below a microsecond (docs/reference.md has what was
+//   measured): nothing in PostgreSQL keeps a session in a statement. A statement of the same
 //   transaction that begins in between is cancelled in the other's place.
 // - From the signal on nothing else can be hit. It is delivered before the process runs its next
 //   instruction after a system call, and PostgreSQL drops a cancel request that it has not served

@@ -1,5 +1,7 @@
 #include "worker/blocker_cancel.h"
 
+#include "core/blocker_policy.h"
+#include "sessions/shared_snapshots.h"
 #include "sessions/statement_cancel.h"
 
 namespace lockguard::pg {
@@ -37,6 +39,8 @@ const char* reason(CancelResult result, TerminationResult last_check) {
 
 const char* cancel_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,
                            const char* detail, const char* hint) {
+    if (shares_snapshot(blocker.session))
+        return core::spare_reason_text(core::SpareReason::shared_snapshot).data();
     TerminationResult result = TerminationResult::signaled;
     LastCheck check = {&blocker, &request, &result};
     CancelResult cancel =

@@ -12,6 +12,10 @@ namespace lockguard::pg {
 /// and in the statement that was judged. Otherwise it does nothing. Checks no privileges. Never
 /// ereports.
 ///
+/// What a session that works does can't be held still: whether it shares a snapshot is asked again
+/// right before. One that it exports, or a protection that it puts on, in this very statement in
+/// the microseconds after that comes too late.
+///
 /// \param detail  what the client is to read; likewise hint
 /// \return why not, in static words that follow "PID n is left alone: "; null where it was signaled
 const char* cancel_blocker(const BlockerIdentity& blocker, const RequestIdentity& request,

@@ -222,7 +222,7 @@ bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* histor
             return true;
         history->held_for[request.procno] = wait.wait_start;
         snprintf(reason, sizeof(reason),
-                 "another session was ended for the same request less than "
+                 "another blocker of the same request was dealt with less than "
                  "pg_lockguard.blocker_min_wait (%d ms) ago",
                  pg::settings.blocker_min_wait);
     } else {

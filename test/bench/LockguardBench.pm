@@ -22,7 +22,7 @@ sub connect_bench
 {
 	my ($application_name) = @_;
 	my $dbh = DBI->connect("dbi:Pg:application_name=" . ($application_name // 'bench'),
-		undef, undef, { RaiseError => 1, PrintError => 0, AutoCommit => 1 });
+		undef, undef, { RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoCommit => 1 });
 	$dbh->{pg_server_prepare} = 0;
 	return $dbh;
 }

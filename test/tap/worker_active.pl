@@ -410,7 +410,7 @@ subtest 'the fuses' => sub {
 	await($node, 'one of them is cancelled', q{SELECT count(*) = 1 FROM pg_lockguard_events
 		WHERE kind = 'blocker_cancelled' AND blocker_pid = ANY (?)}, [ map { $_->pid } @holders ]);
 	await($node, 'the fuse of the request holds', q{SELECT EXISTS (SELECT FROM pg_lockguard_events
-		WHERE kind = 'fuse_blown' AND blocker_pid = ANY (?) AND reason LIKE '%for the same request less than%')},
+		WHERE kind = 'fuse_blown' AND blocker_pid = ANY (?) AND reason LIKE 'another blocker of the same request%')},
 		[ map { $_->pid } @holders ]);
 	await($node, 'then it is the other', q{SELECT count(*) = 2 FROM pg_lockguard_events
 		WHERE kind = 'blocker_cancelled' AND blocker_pid = ANY (?)}, [ map { $_->pid } @holders ]);

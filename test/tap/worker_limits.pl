@@ -144,7 +144,7 @@ subtest 'two sessions for the same request' => sub {
 	cmp_ok($times[1] - $times[0], '>=', 1, '... not within blocker_min_wait');
 	is_deeply(
 		[ fuses($before) ],
-		[ 'another session was ended for the same request less than pg_lockguard.blocker_min_wait (1000 ms) ago' ],
+		[ 'another blocker of the same request was dealt with less than pg_lockguard.blocker_min_wait (1000 ms) ago' ],
 		'... which is said once');
 
 	forget_sessions(@holders, $ddl);

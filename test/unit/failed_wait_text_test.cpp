@@ -88,6 +88,27 @@ TEST(FailedWaitDetailTest, TheExampleOfTheDesign) {
               "4711 (app \"sidekiq\", user shop, idle in transaction for 10 min): SELECT ...");
 }
 
+TEST(FailedWaitDetailTest, TheStatementThatTouchedTheRelationFirst) {
+    const Culprit known = but(sidekiq(), [](Culprit& culprit) {
+        culprit.first_statement = "UPDATE users\n  SET seen = now();";
+        culprit.first_statement_age = 12 * 60 * kS;
+    });
+    EXPECT_EQ(
+        blocked_by({known}),
+        "Blocked by PID 4711 (app \"sidekiq\", user shop, idle in transaction for 10 min): "
+        "SELECT ...; it touched the relation first 12 min ago: UPDATE users SET seen = now()");
+    EXPECT_EQ(
+        blocked_by({but(known,
+                        [](Culprit& culprit) {
+                            culprit.query = {};
+                            culprit.first_statement_age = kNoAge;
+                        })}),
+        "Blocked by PID 4711 (app \"sidekiq\", user shop, idle in transaction for 10 min); it "
+        "touched the relation first: UPDATE users SET seen = now()");
+    EXPECT_EQ(blocked_by({but(known, [](Culprit& culprit) { culprit.visible = false; })}),
+              "Blocked by PID 4711 (app \"sidekiq\", user shop).");
+}
+
 TEST(FailedWaitDetailTest, WithoutCulprits) {
     EXPECT_EQ(blocked_by({}),
               "It was queued behind other requests; nobody holds a conflicting lock any more.");

@@ -143,10 +143,23 @@ bool append_culprit(Text& text, const Culprit& culprit) {
     if (text.size() > before_details)
         text += ')';
 
-    if (!culprit.visible || !has_words(culprit.query))
+    if (!culprit.visible)
         return false;
+    const bool has_query = has_words(culprit.query);
+    if (has_query) {
+        text += ": ";
+        append_query(text, culprit.query);
+    }
+    if (!has_words(culprit.first_statement))
+        return has_query;
+    text += "; it touched the relation first";
+    if (culprit.first_statement_age >= 0) {
+        text += ' ';
+        append_duration(text, culprit.first_statement_age);
+        text += " ago";
+    }
     text += ": ";
-    append_query(text, culprit.query);
+    append_query(text, culprit.first_statement);
     return true;
 }
 

@@ -25,6 +25,11 @@ struct Culprit {
     std::string_view state;       // as in pg_stat_activity, or "prepared"
     Microseconds state_age;       // how long in that state; negative where unknown
     std::string_view query;       // its query text; may be empty
+
+    // Of its transaction: the statement that touched the awaited relation first, where that is
+    // known, and is not the query; else empty. The age is negative where there is none.
+    std::string_view first_statement = {};
+    Microseconds first_statement_age = kNoAge;
 };
 
 inline constexpr std::size_t kNamedCulprits = 3;
