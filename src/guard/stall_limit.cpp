@@ -6,6 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
+#include "guard/heavy_guard.h"
 #include "locks/own_watch.h"
 #include "locks/wait_sampler.h"
 #include "sessions/guard_orders.h"
@@ -143,6 +144,10 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
         explain_report(statement, watches_itself ? own_watch_report() : order_report());
     error->detail = const_cast<char*>(explanation.detail);
     error->hint = const_cast<char*>(explanation.hint);
+    const char* work = latest_heavy_work();
+    if (work != nullptr)
+        error->detail = psprintf("%s%sIt was %s.", error->detail == nullptr ? "" : error->detail,
+                                 error->detail == nullptr ? "" : " ", work);
 }
 
 EndedWait ended_wait() {
