@@ -322,6 +322,15 @@ inline TimestampTz transaction_timeout_end() {
 #endif
 }
 
+/// Is that the SQLSTATE of a session that transaction_timeout has ended?
+inline bool is_transaction_timeout([[maybe_unused]] int sqlstate) {
+#if PG_VERSION_NUM >= 170000
+    return sqlstate == ERRCODE_TRANSACTION_TIMEOUT;
+#else
+    return false;
+#endif
+}
+
 /// Has transaction_timeout end this transaction then, where that is not 0.
 inline void set_transaction_timeout_end([[maybe_unused]] TimestampTz end) {
 #if PG_VERSION_NUM >= 170000
@@ -375,6 +384,13 @@ inline constexpr NodeTag kClusterStatement = T_RepackStmt;
 #else
 inline constexpr NodeTag kClusterStatement = T_ClusterStmt;
 #endif
+
+/// How many command tags there are: from 17 the list has no end mark.
+inline constexpr int kCommandTags = 0
+#define PG_CMDTAG(tag, name, event_trigger, table_rewrite, row_count) +1
+#include "tcop/cmdtaglist.h"
+#undef PG_CMDTAG
+    ;
 
 /// The tag of REPACK; CMDTAG_UNKNOWN where there is none.
 #if PG_VERSION_NUM >= 190000
