@@ -37,11 +37,9 @@ sub on_terminal
 	my ($name, $command, @steps) = @_;
 	local $ENV{TERM} = 'xterm';
 	local $ENV{PGAPPNAME} = $name;
-	local $ENV{LINES} = 50;
-	local $ENV{COLUMNS} = 160;
 	local $ENV{PAGER} = 'cat';
 	my ($in, $out) = ('', '');
-	my $terminal = IPC::Run::start([ 'script', '-qefc', $command, '/dev/null' ], '<', \$in, '>', \$out, '2>&1',
+	my $terminal = IPC::Run::start([ 'script', '-qefc', "stty rows 50 cols 160; exec $command", '/dev/null' ], '<', \$in, '>', \$out, '2>&1',
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	my $shown = '';
 	my $plain = sub { return $_[0] =~ s/\e\[[\d;?]*[A-Za-z]|\e[()][A-Z0-9]|\e[=>]|\r//gr; };
@@ -77,7 +75,7 @@ sub look_with_all
 			qr/Indexes:.*users_pkey.*Referenced by:/s => "\\d\n",
 			qr/public \| users/ => "\\d orders\n",
 			qr/Foreign-key constraints:/ => "SELECT count(*) AS in_the_tree FROM lock_tree() \\watch 1\n",
-			qr/in_the_tree.*in_the_tree/s => "\cC",
+			qr/in_the_tree\s*\n-+.*in_the_tree\s*\n-+/s => "\cC",
 			qr/postgres=#/ => "SELECT phase, command FROM pg_lockguard_progress;\n",
 			qr/ALTER TABLE/ => "\\q\n");
 		unlike($shown, qr/ERROR|FATAL/, 'no error');
@@ -86,7 +84,7 @@ sub look_with_all
 	{
 		skip 'needs pgcli, of the Debian package of that name', 1 if !$has{pgcli};
 		subtest "pgcli, $when" => sub {
-			my $shown = on_terminal('pgcli', "pgcli --no-prompt --less-chatty $connection -d postgres",
+			my $shown = on_terminal('pgcli', "pgcli --less-chatty $connection -d postgres",
 				qr/postgres>/ => "\\d users\n",
 				qr/users_pkey/ => "SELECT command, phase FROM pg_lockguard_progress;\n",
 				qr/ALTER TABLE/ => "\\q\n");
