@@ -32,13 +32,11 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::cancel_notices_part,      &pg::counters_part,
-    &pg::event_ring_part,          &pg::guard_watcher_part,
-    &pg::guarded_sessions_part,    &pg::imported_snapshots_part,
-    &pg::running_work_part,        &pg::server_protection_part,
-    &pg::session_protections_part, &pg::statistics_part,
-    &pg::termination_notices_part, &pg::tracked_statements_part,
-    &pg::wait_board_part,          &pg::wait_decisions_part,
+    &pg::cancel_notices_part,      &pg::counters_part,         &pg::event_ring_part,
+    &pg::guard_watcher_part,       &pg::guarded_prepared_part, &pg::guarded_sessions_part,
+    &pg::imported_snapshots_part,  &pg::running_work_part,     &pg::server_protection_part,
+    &pg::session_protections_part, &pg::statistics_part,       &pg::termination_notices_part,
+    &pg::tracked_statements_part,  &pg::wait_board_part,       &pg::wait_decisions_part,
     &pg::worker_fuses_part,        &pg::worker_procno_part,
 };
 

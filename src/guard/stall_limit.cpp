@@ -6,6 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
+#include "guard/heavy_guard.h"
 #include "locks/own_watch.h"
 #include "locks/wait_sampler.h"
 #include "sessions/guard_orders.h"
@@ -19,7 +20,8 @@ namespace {
 struct {
     LocalTransactionId lxid;
     TimestampTz since;
-    int nest_level; // the outermost at which such a statement has run: with it its locks go
+    CommandTag command; // the latest
+    int nest_level;     // the outermost at which such a statement has run: with it its locks go
 } limited;
 
 // One guarded statement of this process after the other.
@@ -45,17 +47,26 @@ void on_subtransaction(SubXactEvent event, SubTransactionId /*id*/, SubTransacti
     }
 }
 
-void limit_transaction() {
+/// A transaction that is prepared keeps its locks.
+void on_transaction(XactEvent event, void* /*argument*/) {
+    if (event == XACT_EVENT_PRE_PREPARE && is_limited() && settings.ddl_max_stall > 0)
+        publish_guarded_prepared(GetTopTransactionIdIfAny(), limited.since, settings.ddl_max_stall,
+                                 limited.command);
+}
+
+void limit_transaction(CommandTag command) {
     static bool called_back;
     if (!called_back) {
         RegisterSubXactCallback(on_subtransaction, nullptr);
+        RegisterXactCallback(on_transaction, nullptr);
         called_back = true;
     }
     const int nest_level = GetCurrentTransactionNestLevel();
     if (is_limited())
         limited.nest_level = std::min(limited.nest_level, nest_level);
     else
-        limited = {compat::lxid_of(MyProc), GetCurrentTimestamp(), nest_level};
+        limited = {compat::lxid_of(MyProc), GetCurrentTimestamp(), command, nest_level};
+    limited.command = command;
     publish_guarded_transaction(limited.since, settings.ddl_max_stall, settings.ddl_lock_timeout);
 }
 
@@ -98,7 +109,7 @@ void StallLimit::enter(CommandTag command, StallScope scope) {
         return;
     if (++statement_number == 0)
         statement_number = 1;
-    limit_transaction();
+    limit_transaction(command);
     begin_to_obey(statement_number, {strike_wait, strike_worker_wait});
     statement_runs = true;
     entered_ = true; // from here on leave() has something to do
@@ -133,6 +144,10 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
         explain_report(statement, watches_itself ? own_watch_report() : order_report());
     error->detail = const_cast<char*>(explanation.detail);
     error->hint = const_cast<char*>(explanation.hint);
+    const char* work = latest_heavy_work();
+    if (work != nullptr)
+        error->detail = psprintf("%s%sIt was %s.", error->detail == nullptr ? "" : error->detail,
+                                 error->detail == nullptr ? "" : " ", work);
 }
 
 EndedWait ended_wait() {

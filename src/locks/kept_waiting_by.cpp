@@ -81,15 +81,31 @@ KeptWaitingBy find_kept_waiting(const LockSnapshot& snapshot, core::SessionIndex
     return result;
 }
 
-core::SessionIndex find_in_snapshot(const LockSnapshot& snapshot, int procno,
-                                    LocalTransactionId lxid) {
+namespace {
+
+/// The first session for which is_meant() is true; else the number of all.
+template <class IsMeant>
+core::SessionIndex find_session_of(const LockSnapshot& snapshot, IsMeant is_meant) {
     const std::span<const SnapshotSession> sessions = {snapshot.sessions,
                                                        snapshot.table.sessions.size()};
-    const auto found = std::ranges::find_if(sessions, [=](const SnapshotSession& session) {
+    return static_cast<core::SessionIndex>(std::ranges::find_if(sessions, is_meant) -
+                                           sessions.begin());
+}
+
+} // namespace
+
+core::SessionIndex find_in_snapshot(const LockSnapshot& snapshot, int procno,
+                                    LocalTransactionId lxid) {
+    return find_session_of(snapshot, [=](const SnapshotSession& session) {
         return session.id.procno == procno &&
                (lxid == InvalidLocalTransactionId || session.id.lxid == lxid);
     });
-    return static_cast<core::SessionIndex>(found - sessions.begin());
+}
+
+core::SessionIndex find_prepared_in_snapshot(const LockSnapshot& snapshot, TransactionId xid) {
+    return find_session_of(snapshot, [=](const SnapshotSession& session) {
+        return session.id.pid == 0 && session.prepared_xid == xid;
+    });
 }
 
 } // namespace lockguard::pg

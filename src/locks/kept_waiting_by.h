@@ -36,4 +36,7 @@ KeptWaitingBy find_kept_waiting(const LockSnapshot& snapshot, core::SessionIndex
 core::SessionIndex find_in_snapshot(const LockSnapshot& snapshot, int procno,
                                     LocalTransactionId lxid);
 
+/// The same of the prepared transaction of that id.
+core::SessionIndex find_prepared_in_snapshot(const LockSnapshot& snapshot, TransactionId xid);
+
 } // namespace lockguard::pg

@@ -24,9 +24,17 @@ struct alignas(PG_CACHE_LINE_SIZE) Place {
     StallReport report;
 };
 
+/// A transaction that has been prepared, or is about to be.
+struct PreparedPlace {
+    pg_atomic_uint64 word; // its xid, and max_stall in the lower half; 0 where the place is free
+    pg_atomic_uint64 since;
+    pg_atomic_uint64 command;
+};
+
 /// Process-local: where this process finds the shared parts.
 struct {
     SlotsByProc<Place> places;
+    PreparedPlace* prepared; // max_prepared_xacts of them
     pg_atomic_uint64*
         watcher; // its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none
     bool used;   // this process has used its place
@@ -109,6 +117,25 @@ void withdraw_guarded_statement() {
                             pair_of(0, low_of(pg_atomic_read_u64(&place->statement))));
 }
 
+void publish_guarded_prepared(TransactionId xid, TimestampTz since, int max_stall,
+                              CommandTag command) {
+    for (int i = 0; state.prepared != nullptr && i < max_prepared_xacts; i++) {
+        PreparedPlace* place = &state.prepared[i];
+        uint64 word = pg_atomic_read_u64(&place->word);
+        // One that the watcher has not come to free, as it sleeps, is as good.
+        if ((word != 0 && TransactionIdIsInProgress(high_of(word))) ||
+            !pg_atomic_compare_exchange_u64(&place->word, &word, pair_of(xid, 0)))
+            continue;
+        pg_atomic_write_u64(&place->since, static_cast<uint64>(since));
+        pg_atomic_write_u64(&place->command, static_cast<uint64>(command));
+        pg_write_barrier();
+        pg_atomic_write_u64(&place->word, pair_of(xid, static_cast<uint32>(max_stall)));
+        pg_memory_barrier();
+        wake_watcher();
+        return;
+    }
+}
+
 bool is_guard_watched() {
     return state.watcher != nullptr && pg_atomic_read_u64(state.watcher) != 0;
 }
@@ -150,6 +177,31 @@ bool read_guarded_session(int procno, GuardedSession* session) {
     session->command = tag < COMMAND_TAG_NEXTTAG ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
     pg_read_barrier();
     return pg_atomic_read_u64(&place->transaction) == transaction;
+}
+
+bool read_guarded_prepared(int place_number, GuardedSession* transaction) {
+    if (state.prepared == nullptr || place_number >= max_prepared_xacts)
+        return false;
+    PreparedPlace* place = &state.prepared[place_number];
+    const uint64 word = pg_atomic_read_u64(&place->word);
+    if (low_of(word) == 0)
+        return false;
+    pg_read_barrier();
+    const uint64 command = pg_atomic_read_u64(&place->command);
+    *transaction = {};
+    transaction->lxid = high_of(word);
+    transaction->max_stall = static_cast<int>(low_of(word));
+    transaction->since = static_cast<TimestampTz>(pg_atomic_read_u64(&place->since));
+    transaction->command =
+        command < COMMAND_TAG_NEXTTAG ? static_cast<CommandTag>(command) : CMDTAG_UNKNOWN;
+    return true;
+}
+
+void forget_guarded_prepared(int place_number, TransactionId xid) {
+    PreparedPlace* place = &state.prepared[place_number];
+    uint64 word = pg_atomic_read_u64(&place->word);
+    if (high_of(word) == xid)
+        pg_atomic_compare_exchange_u64(&place->word, &word, 0);
 }
 
 void post_guard_order(int procno, uint32 statement, GuardOrder order, const StallReport& report) {
@@ -210,6 +262,19 @@ void attach_places(void* memory, bool is_new) {
     }
 }
 
+Size prepared_size() {
+    return mul_size(sizeof(PreparedPlace), static_cast<Size>(Max(max_prepared_xacts, 1)));
+}
+
+void attach_prepared(void* memory, bool is_new) {
+    state.prepared = static_cast<PreparedPlace*>(memory);
+    for (int i = 0; i < max_prepared_xacts && is_new; i++) {
+        pg_atomic_init_u64(&state.prepared[i].word, 0);
+        pg_atomic_init_u64(&state.prepared[i].since, 0);
+        pg_atomic_init_u64(&state.prepared[i].command, 0);
+    }
+}
+
 Size watcher_size() {
     return sizeof(pg_atomic_uint64);
 }
@@ -224,6 +289,8 @@ void attach_watcher(void* memory, bool is_new) {
 
 constinit const SharedPart guarded_sessions_part = {"pg_lockguard guarded sessions", places_size,
                                                     attach_places};
+constinit const SharedPart guarded_prepared_part = {"pg_lockguard guarded prepared transactions",
+                                                    prepared_size, attach_prepared};
 constinit const SharedPart guard_watcher_part = {"pg_lockguard guard watcher", watcher_size,
                                                  attach_watcher};
 

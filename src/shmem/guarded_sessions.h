@@ -42,6 +42,10 @@ void publish_guarded_statement(uint32 statement, CommandTag command, bool in_att
 /// None runs any more.
 void withdraw_guarded_statement();
 
+/// The present transaction, of that id, is about to be prepared: who watches it goes on.
+void publish_guarded_prepared(TransactionId xid, TimestampTz since, int max_stall,
+                              CommandTag command);
+
 /// Is there somebody who watches?
 bool is_guard_watched();
 
@@ -56,6 +60,12 @@ void set_watcher_asleep(bool asleep);
 
 /// What the PGPROC's session shows. False where it shows nothing of its present transaction.
 bool read_guarded_session(int procno, GuardedSession* session);
+
+/// The prepared transaction in that place, of max_prepared_transactions. False where there is none.
+/// In the result pid is 0, and lxid the transaction's xid.
+bool read_guarded_prepared(int place, GuardedSession* transaction);
+/// It has been committed or rolled back.
+void forget_guarded_prepared(int place, TransactionId xid);
 
 /// What a session is asked for.
 enum class GuardOrder : uint8 {
@@ -90,6 +100,7 @@ GuardOrder order_for(uint32 statement, TimestampTz* wait_start);
 StallReport order_report();
 
 extern const SharedPart guarded_sessions_part;
+extern const SharedPart guarded_prepared_part;
 extern const SharedPart guard_watcher_part;
 
 } // namespace lockguard::pg

@@ -147,16 +147,16 @@ subtest 'warn' => sub {
 	@told = ();
 	is(tried('ALTER TABLE orders ADD x int DEFAULT 5'), 'done', 'a constant default');
 	is(scalar @told, 0, 'is no matter');
-	# The first attempt meets a lock that was not known.
+	# It waits inside for a lock that was not known.
 	$other->do('BEGIN');
 	$other->do('SELECT FROM users');
 	$node->safe_psql('postgres', q{CREATE FUNCTION reads() RETURNS int VOLATILE LANGUAGE plpgsql AS
 		$$ BEGIN LOCK TABLE users; RETURN 1; END $$});
 	@told = ();
 	$ddl->send('ALTER TABLE few ADD y int DEFAULT reads()');
-	await($node, 'it waits', 'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND relation = ?)', $ddl->pid, 'public.users');
+	settle($node, $ddl);
 	$other->do('COMMIT');
-	is($ddl->error, undef, 'one that is tried again is done');
+	is($ddl->error, undef, 'one that waits inside is done');
 	$ddl->do('RESET pg_lockguard.ddl_heavy');
 };
 
@@ -184,6 +184,19 @@ subtest 'what a running statement does' => sub {
 	is($other->value('SELECT count(*) FROM pg_lockguard_progress'), 0, 'it shows nothing either');
 	$other->do('SELECT pg_advisory_unlock(1)');
 	$ddl->do('RESET pg_lockguard.ddl_heavy');
+};
+
+subtest 'the error of ddl_max_stall' => sub {
+	$other->do('SELECT pg_advisory_lock(1)');
+	$ddl->do("SET pg_lockguard.$_") for 'ddl_heavy = allow', q{ddl_max_stall = '200ms'};
+	my $reader = session($node, 'reader');
+	$ddl->send('ALTER TABLE orders ALTER n TYPE int USING waits(n)');
+	await($node, 'it works', q{SELECT work IS NOT NULL FROM pg_lockguard_progress WHERE pid = ?}, $ddl->pid);
+	$reader->send('SELECT count(*) FROM orders');
+	like($ddl->error, qr/DETAIL:.*It was rewriting public\.orders\./s, 'says what it was doing');
+	is($reader->error, undef, 'and the reader goes on');
+	$other->do('SELECT pg_advisory_unlock(1)');
+	$ddl->do("RESET pg_lockguard.$_") for 'ddl_heavy', 'ddl_max_stall';
 };
 
 subtest 'what is sent to the session arrives' => sub {

@@ -44,7 +44,7 @@ for my $mode ('low_priority', 'lock_timeout')
 		await_lock($ddl, 'busy');
 		$reader->send('SELECT * FROM busy');
 		my $error = fails_by_stall($ddl,
-			qr/DETAIL:  ALTER TABLE kept 1 session waiting, for \d+ ms, for AccessShareLock on public\.busy; the limit \(pg_lockguard\.ddl_max_stall\) is 300 ms\.\nHINT:  .*NOT VALID/,
+			qr/DETAIL:  ALTER TABLE kept 1 session waiting, for \d+ ms, for AccessShareLock on public\.busy; the limit \(pg_lockguard\.ddl_max_stall\) is 300 ms\. It was rewriting public\.busy\.\nHINT:  .*NOT VALID/,
 			'the rewrite');
 		is($reader->error, undef, 'the reader goes on');
 		my @events = events($node, 'stall_cancelled');

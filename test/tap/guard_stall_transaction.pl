@@ -277,5 +277,29 @@ subtest 'a private table leaves nothing to wait for' => sub {
 	end($ddl, $writer);
 };
 
+subtest 'a prepared transaction' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$ddl->do(q{PREPARE TRANSACTION 'kept'});
+	$reader->send('SELECT * FROM busy');
+	await($node, 'an event', q{SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE kind = 'stall_spared' AND blocker_pid = 0)});
+	my @events = events($node, 'stall_spared');
+	is(@events, 1, 'an event');
+	is($events[0]{pid}, $reader->pid, '... with who waits');
+	like(logged(), qr/WARNING:  pg_lockguard: transaction \d+ of pg_prepared_xacts keeps others waiting, and is left alone: .*\n.*DETAIL:  Its transaction, which was prepared and has run ALTER TABLE, kept 1 session waiting/,
+		'a warning in the log');
+	await_age($reader, 3);
+	is(events($node, 'stall_spared'), 0, 'and no more of them');
+	$node->safe_psql('postgres', q{COMMIT PREPARED 'kept'});
+	is($reader->error, undef, 'the reader goes on');
+	# The place is free again, and another one is watched.
+	my ($second, $other) = begin('app', []);
+	$second->do(q{PREPARE TRANSACTION 'again'});
+	$other->send('SELECT * FROM busy');
+	await($node, 'another event', q{SELECT count(*) = 2 FROM pg_lockguard_events WHERE kind = 'stall_spared' AND blocker_pid = 0});
+	$node->safe_psql('postgres', q{ROLLBACK PREPARED 'again'});
+	is($other->error, undef, 'the reader goes on');
+	end($ddl, $reader, $second, $other);
+};
+
 ends_well($node);
 done_testing();

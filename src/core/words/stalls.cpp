@@ -52,7 +52,10 @@ void append_whole(Text& text, const Stall& stall) {
         text += stall.command.empty() ? "The statement" : stall.command;
     } else {
         text += "Its transaction, which ";
-        text += stall.kind == StallKind::idle ? "was idle and " : "";
+        if (stall.kind == StallKind::idle)
+            text += "was idle and ";
+        else if (stall.kind == StallKind::prepared)
+            text += "was prepared and ";
         text += "has run ";
         text += stall.command.empty() ? "a guarded statement" : stall.command;
         text += ',';

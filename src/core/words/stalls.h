@@ -16,9 +16,10 @@ inline constexpr std::string_view kStallMessage =
 
 /// What the session did while it kept others waiting.
 enum class StallKind : std::uint8_t {
-    guarded, // it ran the guarded statement
-    later,   // it ran something else, later in the transaction
-    idle,    // nothing: it was idle in the transaction
+    guarded,  // it ran the guarded statement
+    later,    // it ran something else, later in the transaction
+    idle,     // nothing: it was idle in the transaction
+    prepared, // the transaction has been prepared
 };
 
 struct Stall {
