@@ -152,6 +152,7 @@ CREATE FUNCTION pg_stat_lockguard(
     OUT looks int8,
     OUT errors int8,
     OUT events_lost int8,
+    OUT waits_evicted int8,
     OUT stats_reset timestamptz)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1
@@ -213,6 +214,78 @@ AS 'MODULE_PATHNAME', 'pg_lockguard_lock_graph';
 
 COMMENT ON FUNCTION lock_graph(text) IS
     'who waits for whom, as a diagram in the language mermaid or dot';
+
+CREATE FUNCTION lock_graph(format text, incident int8)
+RETURNS text
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pg_lockguard_incident_graph';
+
+COMMENT ON FUNCTION lock_graph(text, int8) IS
+    'who waited for whom at the peak of an incident, as a diagram in the language mermaid or dot';
+
+CREATE FUNCTION pg_lockguard_incidents(
+    OUT id int8,
+    OUT began timestamptz,
+    OUT last_seen timestamptz,
+    OUT ended timestamptz,
+    OUT root_pid int4,
+    OUT root_gid text,
+    OUT root_datname name,
+    OUT root_usename name,
+    OUT root_application_name text,
+    OUT root_backend_type text,
+    OUT root_state text,
+    OUT root_query text,
+    OUT lock_type text,
+    OUT lock_object text,
+    OUT mode_held text,
+    OUT mode_wanted text,
+    OUT waiters int4,
+    OUT sessions int4,
+    OUT time_waited interval,
+    OUT longest_wait interval,
+    OUT how_ended text,
+    OUT part_of int8,
+    OUT lock_tree text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 200
+AS 'MODULE_PATHNAME', 'pg_lockguard_incidents';
+
+COMMENT ON FUNCTION pg_lockguard_incidents() IS
+    'who kept whom waiting, oldest first, open incidents too';
+
+CREATE VIEW pg_lockguard_incidents AS
+    SELECT * FROM pg_lockguard_incidents();
+
+COMMENT ON VIEW pg_lockguard_incidents IS
+    'who kept whom waiting, oldest first, open incidents too, from a ring in shared memory';
+
+CREATE FUNCTION pg_stat_lockguard_waits(
+    OUT datname name,
+    OUT lock_type text,
+    OUT relid oid,
+    OUT relation text,
+    OUT lock_mode text,
+    OUT blocker_usename name,
+    OUT blocker_application_name text,
+    OUT waits int8,
+    OUT wait_time float8,
+    OUT max_wait_time float8,
+    OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1000
+AS 'MODULE_PATHNAME', 'pg_lockguard_wait_statistics';
+
+COMMENT ON FUNCTION pg_stat_lockguard_waits() IS
+    'accumulated lock waits since stats_reset';
+
+CREATE VIEW pg_stat_lockguard_waits AS
+    SELECT * FROM pg_stat_lockguard_waits();
+
+COMMENT ON VIEW pg_stat_lockguard_waits IS
+    'accumulated lock waits since stats_reset, as the worker has sampled them; times are in milliseconds';
+
+GRANT SELECT ON pg_lockguard_incidents, pg_stat_lockguard_waits TO PUBLIC;
 
 -- Somebody else may decide for a statement that waits.
 CREATE FUNCTION pg_lockguard_decide(pid int4, what text)

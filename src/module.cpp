@@ -5,17 +5,23 @@
 #include "guard/ddl_guard.h"
 #include "guard/stall_limit.h"
 #include "locks/statement_watch.h"
+#include "sessions/failure_watch.h"
 #include "shmem/cancel_notice.h"
 #include "shmem/counters.h"
 #include "shmem/event_ring.h"
+#include "shmem/failure_notes.h"
 #include "shmem/guarded_sessions.h"
 #include "shmem/imported_snapshots.h"
+#include "shmem/incident_ring.h"
+#include "shmem/prepared_names.h"
 #include "shmem/protections.h"
+#include "shmem/record_file.h"
 #include "shmem/running_work.h"
 #include "shmem/termination_notice.h"
 #include "shmem/tracked_statements.h"
 #include "shmem/wait_board.h"
 #include "shmem/wait_decisions.h"
+#include "shmem/wait_table.h"
 #include "shmem/worker_state.h"
 #include "worker/blocker_worker.h"
 #include "worker/victim_notice.h"
@@ -37,7 +43,8 @@ constexpr const pg::SharedPart* kSharedParts[] = {
     &pg::imported_snapshots_part,  &pg::running_work_part,     &pg::server_protection_part,
     &pg::session_protections_part, &pg::statistics_part,       &pg::termination_notices_part,
     &pg::tracked_statements_part,  &pg::wait_board_part,       &pg::wait_decisions_part,
-    &pg::worker_fuses_part,        &pg::worker_procno_part,
+    &pg::worker_fuses_part,        &pg::worker_procno_part,    &pg::failure_notes_part,
+    &pg::incident_ring_part,       &pg::prepared_names_part,   &pg::wait_table_part,
 };
 
 } // namespace
@@ -52,6 +59,9 @@ void _PG_init(void) {
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);
         pg::install_statement_watch();
+        pg::set_up_record_file();
+        pg::install_failure_watch();
+        pg::install_prepared_names();
         features::install_victim_notice();
         features::register_blocker_worker();
     }

@@ -322,6 +322,15 @@ inline TimestampTz transaction_timeout_end() {
 #endif
 }
 
+/// Is that the SQLSTATE of a session that transaction_timeout has ended?
+inline bool is_transaction_timeout([[maybe_unused]] int sqlstate) {
+#if PG_VERSION_NUM >= 170000
+    return sqlstate == ERRCODE_TRANSACTION_TIMEOUT;
+#else
+    return false;
+#endif
+}
+
 /// Has transaction_timeout end this transaction then, where that is not 0.
 inline void set_transaction_timeout_end([[maybe_unused]] TimestampTz end) {
 #if PG_VERSION_NUM >= 170000

@@ -313,6 +313,31 @@ void define_record_settings() {
                             start_context(), 0, nullptr, nullptr, nullptr);
 }
 
+/// Incidents and accumulated waits.
+void define_incident_settings() {
+    // As for pg_lockguard.events_max.
+    const GucContext at_start =
+        process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP;
+    DefineCustomIntVariable("pg_lockguard.incident_min_wait",
+                            "How long a session has waited behind another one for that to be an "
+                            "incident.",
+                            "-1: the worker does not look for incidents, nor for waits.",
+                            &settings.incident_min_wait, 1000, -1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS,
+                            nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("pg_lockguard.log_incidents",
+                            "The shortest incident that is written to the server log at its end.",
+                            "-1: none is.", &settings.log_incidents, 10000, -1, INT_MAX, PGC_SIGHUP,
+                            GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.incidents_max", "How many incidents pg_lockguard_incidents shows at most.",
+        "The room is taken in shared memory, about 10 kB each.", &settings.incidents_max, 200, 10,
+        10000, at_start, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "pg_lockguard.waits_max", "How many entries pg_stat_lockguard_waits has at most.",
+        "The room is taken in shared memory, about 120 bytes each.", &settings.waits_max, 1000, 10,
+        100000, at_start, 0, nullptr, nullptr, nullptr);
+}
+
 } // namespace
 
 void define_settings(const SettingHooks& setting_hooks) {
@@ -322,6 +347,7 @@ void define_settings(const SettingHooks& setting_hooks) {
     define_worker_settings();
     define_exemptions();
     define_record_settings();
+    define_incident_settings();
     MarkGUCPrefixReserved("pg_lockguard");
 }
 

@@ -52,9 +52,13 @@ struct Settings {
     char* exempt_applications; // read it as:
     std::span<const core::PatternUnit> exempt_application_patterns;
     // The record
-    int log_events;       // a LoggedEvents (SIGHUP)
-    int events_max;       // set at server start
-    int track_statements; // likewise; 0: none are kept
+    int log_events;        // a LoggedEvents (SIGHUP)
+    int events_max;        // set at server start
+    int incident_min_wait; // ms; -1: no incidents (SIGHUP)
+    int log_incidents;     // ms: the shortest that is logged; -1: none (SIGHUP)
+    int incidents_max;     // set at server start
+    int waits_max;         // likewise
+    int track_statements;  // likewise; 0: none are kept
     // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 

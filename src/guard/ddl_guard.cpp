@@ -10,6 +10,7 @@
 #include "sessions/shared_snapshots.h"
 #include "shmem/counters.h"
 #include "shmem/imported_snapshots.h"
+#include "shmem/prepared_names.h"
 
 extern "C" {
 #include "catalog/namespace.h"
@@ -181,6 +182,14 @@ void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
         run_candidate({planned, query, read_only_tree, context, parameters, environment,
                        destination, completion, next_hook});
         return;
+    case T_TransactionStmt: {
+        const auto* statement = reinterpret_cast<const TransactionStmt*>(planned->utilityStmt);
+        if (unlikely(statement->kind == TRANS_STMT_PREPARE))
+            pg::note_prepare(statement->gid);
+        next_hook(planned, query, read_only_tree, context, parameters, environment, destination,
+                  completion);
+        return;
+    }
     case T_VariableSetStmt:
         if (unlikely(pg::imports_snapshot(planned->utilityStmt))) {
             next_hook(planned, query, read_only_tree, context, parameters, environment, destination,

@@ -201,6 +201,13 @@ core::WaitKind wait_kind_of(const LOCKTAG& tag) {
     }
 }
 
+uint32 wants_of(const LockSnapshot& snapshot, const SnapshotSession& session) {
+    if (session.first_wait < 0)
+        return 0;
+    const SnapshotWait& wait = snapshot.waits[session.first_wait];
+    return wait.safe_snapshot ? 1U << 16 : (wait.tag.locktag_type << 8U) + wait.mode;
+}
+
 bool anybody_waits() {
     WaitCounts counts = count_waits();
     return counts.heavyweight > 0 || counts.safe_snapshot > 0 || anybody_waits_at_low_priority();

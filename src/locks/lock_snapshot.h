@@ -57,6 +57,10 @@ struct WaitGraph {
 /// What a wait for that lock counts for.
 core::WaitKind wait_kind_of(const LOCKTAG& tag);
 
+/// What a session waits for, as a number: the same for those that want the same mode of the same
+/// type of lock. 0 where it does not wait.
+uint32 wants_of(const LockSnapshot& snapshot, const SnapshotSession& session);
+
 /// Is there anybody who waits for a heavyweight lock, in its queue or at low priority, or for a
 /// safe snapshot? Looks without a lock: a wait that begins or ends in this very moment may be
 /// missed or reported.

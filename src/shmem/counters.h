@@ -53,8 +53,9 @@ enum class Counter : int {
     looks,
     errors, // of the worker
     events_lost,
+    waits_evicted, // entries of pg_stat_lockguard_waits that made room
 };
-inline constexpr int kCounters = static_cast<int>(Counter::events_lost) + 1;
+inline constexpr int kCounters = static_cast<int>(Counter::waits_evicted) + 1;
 
 /// Adds n. Does nothing without shared memory or in a process without a PGPROC of its own. Never
 /// ereports, takes no lock.

@@ -247,4 +247,11 @@ bool read_event(const EventPlace& wanted, Event* event) {
     return false;
 }
 
+void restore_event(const Event& event) {
+    if (event.id <= 0)
+        return;
+    fill(&state.rings->places[next_place(event.kind)], event, word_of(event.id, 0));
+    pg_atomic_write_u64(&state.rings->newest, static_cast<uint64>(event.id));
+}
+
 } // namespace lockguard::pg

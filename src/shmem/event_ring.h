@@ -50,7 +50,7 @@ const char* event_kind_name(EventKind kind);
 /// One event. Plain data of fixed size; text is cut to fit, and ends with a NUL. Names are OIDs
 /// here: who reads them resolves them. Make it with new_event().
 struct Event {
-    int64 id; // counts from 1 since the server was started; given by record_event()
+    int64 id; // counts from 1; given by record_event()
     TimestampTz at;
     EventKind kind;
     int64 repeats;       // how often it has happened again, in place of events of their own
@@ -119,6 +119,10 @@ std::span<const EventPlace> recorded_events();
 /// Copies one, renewed since or not. Returns false where another event has its place, or it is not
 /// whole. Never waits.
 bool read_event(const EventPlace& place, Event* event);
+
+/// Puts an event of an earlier run of the server into its ring, which nobody else uses yet; in
+/// ascending order of their numbers.
+void restore_event(const Event& event);
 
 extern const SharedPart event_ring_part;
 

@@ -31,14 +31,6 @@ struct Drawing {
     core::PictureLabel* labels; // parallel to the picture's nodes
 };
 
-/// What a session waits for, as a number: the lock's type and mode.
-uint32 wants_of(const pg::LockSnapshot& snapshot, const pg::SnapshotSession& session) {
-    if (session.first_wait < 0)
-        return 0;
-    const pg::SnapshotWait& wait = snapshot.waits[session.first_wait];
-    return wait.safe_snapshot ? 1U << 16 : (wait.tag.locktag_type << 8) + wait.mode;
-}
-
 void compose(Drawing* drawing) {
     const pg::LockSnapshot& snapshot = drawing->waits.snapshot;
     std::size_t count = snapshot.table.sessions.size();
@@ -46,7 +38,7 @@ void compose(Drawing* drawing) {
     auto* xact_starts = pg::new_array<core::Timestamp>(count);
     for (std::size_t i = 0; i < count; i++) {
         const pg::SnapshotSession& session = snapshot.sessions[i];
-        wants[i] = wants_of(snapshot, session);
+        wants[i] = pg::wants_of(snapshot, session);
         xact_starts[i] = pg::transaction_start(session.id);
     }
     drawing->picture = pg::call_core(CurrentMemoryContext, [&](std::pmr::memory_resource& memory) {

@@ -5,6 +5,7 @@
 
 #include "boundary/result_rows.h"
 #include "shmem/segment.h"
+#include "shmem/wait_table.h"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -78,6 +79,7 @@ constexpr Column kColumns[] = {
     number_of(pg::Counter::looks),
     number_of(pg::Counter::errors),
     number_of(pg::Counter::events_lost),
+    number_of(pg::Counter::waits_evicted),
     {What::reset_at, 0},
 };
 constexpr int kColumnCount = lengthof(kColumns);
@@ -139,5 +141,6 @@ Datum pg_lockguard_statistics_reset(PG_FUNCTION_ARGS) {
     (void)fcinfo;
     pg::require_shared_state();
     pg::reset_statistics();
+    pg::reset_waits();
     PG_RETURN_VOID();
 }

@@ -44,6 +44,7 @@
 #include "worker/blocker_cancel.h"
 #include "worker/blocker_look.h"
 #include "worker/follow_up.h"
+#include "worker/incident_watch.h"
 #include "worker/look_drawing.h"
 #include "worker/stall_watch.h"
 
@@ -397,6 +398,24 @@ core::Timestamp look_at_stalls(MemoryContext context, StallWatch* stalls) {
     return next < 0 ? core::kUnknownTime : pg::steady_now() + next;
 }
 
+/// Looks for incidents, where it is time to. Returns when to do so again, by the steady clock.
+core::Timestamp look_for_incidents(MemoryContext context, IncidentWatch* incidents) {
+    core::Timestamp next = core::kUnknownTime;
+    bool done = false;
+    pg::run_guarded(
+        [&] {
+            next = watch_incidents(incidents, context);
+            done = true;
+        },
+        [&] {
+            if (!done)
+                pg::count(pg::Counter::errors);
+        });
+    MemoryContextSwitchTo(TopMemoryContext);
+    MemoryContextReset(context);
+    return next;
+}
+
 /// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
 /// there is nothing to look for.
 core::Timestamp time_of_next_look(core::Microseconds next_due) {
@@ -433,6 +452,7 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
     auto* history = static_cast<History*>(MemoryContextAlloc(TopMemoryContext, sizeof(History)));
     begin_history(history);
     StallWatch* stalls = start_stall_watch();
+    IncidentWatch* incidents = start_incident_watch();
     pg::announce_worker();
     pg::publish_server_protection();
 
@@ -447,7 +467,9 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
                 next_due = look(look_context, history);
             next_look = time_of_next_look(next_due);
         }
-        woken = sleep_until(std::min(next_look, look_at_stalls(look_context, stalls)), wait_event);
+        core::Timestamp next_stalls = look_at_stalls(look_context, stalls);
+        core::Timestamp next_incidents = look_for_incidents(look_context, incidents);
+        woken = sleep_until(std::min({next_look, next_stalls, next_incidents}), wait_event);
     }
     // Had it been 0, pg_terminate_backend() would retire the worker until the server is restarted.
     proc_exit(1);

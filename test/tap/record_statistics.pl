@@ -33,7 +33,7 @@ my (@counters, @sessions, $holder);
 subtest 'the counters at the start of the server' => sub {
 	my $start = statistics($node);
 	@counters = grep { $_ ne 'stats_reset' } sort keys %$start;
-	is(scalar @counters, 40, 'all counters are there');
+	is(scalar @counters, 41, 'all counters are there');
 	is_deeply({ map { $_ => $start->{$_} + 0 } @counters }, { map { $_ => 0 } @counters }, '... at zero')
 	  or diag explain $start;
 	ok(defined $start->{stats_reset}, '... since the start of the server');

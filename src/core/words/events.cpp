@@ -1,8 +1,8 @@
 #include "core/words/events.h"
 
+#include "core/words/key_values.h"
+
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <string>
 #include <vector>
 
@@ -10,52 +10,6 @@ namespace lockguard::core {
 namespace {
 
 using Text = std::pmr::string;
-
-void append_number(Text& text, std::int64_t number) {
-    std::array<char, 24> digits;
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number);
-    text.append(digits.data(), end.ptr);
-}
-
-void append_quoted(Text& text, std::string_view value) {
-    text += '"';
-    for (const char c : value) {
-        if (c == '"' || c == '\\')
-            text += '\\';
-        text += is_control(c) ? '?' : c;
-    }
-    text += '"';
-}
-
-void add_text(Text& text, std::string_view key, std::string_view value) {
-    if (value.empty())
-        return;
-    text += ' ';
-    text += key;
-    text += '=';
-    append_quoted(text, value);
-}
-
-void add_number(Text& text, std::string_view key, std::int64_t number) {
-    if (number < 0)
-        return;
-    text += ' ';
-    text += key;
-    text += '=';
-    append_number(text, number);
-}
-
-/// In milliseconds, with all digits.
-void add_duration(Text& text, std::string_view key, Microseconds duration) {
-    if (duration < 0)
-        return;
-    add_number(text, key, duration / 1000);
-    const auto rest = static_cast<int>(duration % 1000);
-    text += '.';
-    text += static_cast<char>('0' + rest / 100);
-    text += static_cast<char>('0' + rest / 10 % 10);
-    text += static_cast<char>('0' + rest % 10);
-}
 
 void append_rest(Text& text, std::size_t rows) {
     text += "... and ";
@@ -69,7 +23,7 @@ void append_tree_label(std::pmr::string& text, const TreeLabel& label) {
     const std::string_view name = label.gid.empty() ? label.application : label.gid;
     if (!name.empty()) {
         text += label.gid.empty() ? " " : " prepared ";
-        append_quoted(text, name);
+        append_quoted_value(text, name);
     }
     if (label.wants.empty())
         return;

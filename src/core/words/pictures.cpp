@@ -2,10 +2,11 @@
 
 #include "core/tree_drawing.h"
 #include "core/words/culprits.h"
+#include "core/words/key_values.h"
+#include "core/words/text.h"
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,6 @@ namespace lockguard::core {
 namespace {
 
 using Text = std::pmr::string;
-
-void append_number(Text& text, std::int64_t number) {
-    std::array<char, 24> digits;
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number);
-    text.append(digits.data(), end.ptr);
-}
-
-bool is_control(unsigned char c) {
-    return c < 0x20 || c == 0x7f;
-}
 
 bool is_plain_in_mermaid(unsigned char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -34,7 +25,7 @@ bool is_plain_in_mermaid(unsigned char c) {
 void append_escaped(Text& text, std::string_view value, DiagramFormat format) {
     for (const char c : value) {
         const auto byte = static_cast<unsigned char>(c);
-        if (is_control(byte)) {
+        if (is_control(c)) {
             text += '?';
         } else if (format == DiagramFormat::mermaid) {
             if (is_plain_in_mermaid(byte)) {
