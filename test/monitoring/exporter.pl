@@ -63,6 +63,9 @@ subtest 'the queries wait for no lock on a table, a view or a sequence' => sub {
 
 # ---- Processes
 
+# So that END stops them.
+$SIG{$_} = sub { die "ended by a signal\n" } for qw(INT TERM);
+
 my @processes;
 
 # start_process(LOG, COMMAND...)
