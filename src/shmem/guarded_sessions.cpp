@@ -174,7 +174,7 @@ bool read_guarded_session(int procno, GuardedSession* session) {
     session->statement = high_of(statement);
     session->in_attempt = (low_of(statement) & 1) != 0;
     uint32 tag = low_of(statement) >> 1;
-    session->command = tag < COMMAND_TAG_NEXTTAG ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
+    session->command = tag < compat::kCommandTags ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
     pg_read_barrier();
     return pg_atomic_read_u64(&place->transaction) == transaction;
 }

@@ -106,7 +106,7 @@ void unroll(const Slot& copy, TrackedTransaction* transaction) {
         const uint32 number = copy.last - back + 1;
         const TrackedStatement& statement = copy.ring[(number - 1) % places];
         if (statement.number != number || statement.size > kTrackedStatementBytes ||
-            statement.command >= COMMAND_TAG_NEXTTAG)
+            statement.command >= compat::kCommandTags)
             continue;
         transaction->statements[transaction->statement_count++] = statement;
     }
