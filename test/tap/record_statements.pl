@@ -291,7 +291,7 @@ subtest 'an incident' => sub {
 	my $waiter = session($node, 'waiter');
 	$session->do($_) for 'BEGIN', 'SELECT 1', 'SELECT 2 FROM users', 'SELECT 3';
 	$waiter->do('SET pg_lockguard.ddl_mode = off');
-	$waiter->send('LOCK TABLE users IN ACCESS EXCLUSIVE MODE');
+	$waiter->send($blocked);
 	my $open = q{FROM pg_lockguard_incidents WHERE root_pid = ? AND ended IS NULL};
 	await($node, 'it is an incident', "SELECT count(*) = 1 $open", $session->pid);
 	my $columns = q{root_first_statement, array_to_string(root_statements, '; ') AS all};
