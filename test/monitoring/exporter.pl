@@ -139,7 +139,7 @@ sub query
 	my ($expression) = @_;
 	my $response = $http->get("$prometheus/query?query=" . escaped($expression));
 	my $answer = eval { decode_json($response->{content}) } // { error => $response->{content} };
-	return if $response->{status} == 599;
+	return if $response->{status} == 599 || $response->{status} == 503; # it does not listen yet, or is not ready
 	BAIL_OUT("$expression: $answer->{error}") if ($answer->{status} // '') ne 'success';
 	return @{ $answer->{data}{result} };
 }
