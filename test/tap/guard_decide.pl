@@ -102,7 +102,10 @@ subtest 'terminate' => sub {
 	is($ddl->error, undef, 'the statement is done');
 	is(last_event('ddl_blocker_terminated')->{blocker_pid}, $holder->pid, 'the holder was ended');
 	like(last_event('ddl_decided')->{reason}, qr/decided: terminate$/, 'the record says who has decided');
-	like($holder->send('SELECT 1')->error, qr/terminating connection/, 'the holder reads it');
+	my $pid = $admin->pid;
+	like($holder->send('SELECT 1')->error,
+		qr/terminating connection .*\nDETAIL:  pg_lockguard: ended by PID \d+, whose .* \(pg_lockguard_decide\(\) by PID $pid\)\.\n/,
+		'the holder reads it, and who has decided so');
 	forget_sessions($holder);
 	$holder = session($node, 'holder', user => 'stranger');
 	is_clean($ddl, 'terminate');
