@@ -67,7 +67,7 @@ const char* why_not(std::span<const AwaitedHolder> holders, Oid role, bool* lack
     return reason;
 }
 
-const char* detail_for_victims(const WaitAccount& account) {
+const char* detail_for_victims(const WaitAccount& account, int decided_by) {
     const NeededLock& lock = account.lock();
     core::Eviction eviction = {};
     eviction.pid = MyProcPid;
@@ -76,6 +76,7 @@ const char* detail_for_victims(const WaitAccount& account) {
     eviction.relation =
         lock.tag.locktag_type == LOCKTAG_RELATION ? lock.tag.locktag_field2 : InvalidOid;
     eviction.waited = account.waited();
+    eviction.decided_by = decided_by;
     return call_core(CurrentMemoryContext,
                      [&eviction](auto& memory) { return core::eviction_detail(eviction, memory); })
         .data();
@@ -98,7 +99,7 @@ void end(const AwaitedHolder& victim, const char* detail, const WaitAccount& acc
 } // namespace
 
 const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account, Oid role,
-                        bool* lacked) {
+                        int decided_by, bool* lacked) {
     GrowingArray<AwaitedHolder> victims; // each once
     for (const NeededLock& lock : locks) {
         for (const AwaitedHolder& holder : look_at_holders(lock.tag, lock.mode).holders) {
@@ -111,7 +112,7 @@ const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& ac
     const char* reason = why_not(all, role, lacked != nullptr ? lacked : &right_is_lacking);
     if (reason != nullptr)
         return reason;
-    const char* detail = detail_for_victims(account);
+    const char* detail = detail_for_victims(account, decided_by);
     for (const AwaitedHolder& victim : all)
         end(victim, detail, account);
     return nullptr;

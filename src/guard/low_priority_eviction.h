@@ -17,9 +17,10 @@ namespace lockguard::pg {
 /// of clients are ended, and nobody whom the worker would spare (sessions/exemptions). Needs a
 /// transaction. Allocates in the current memory context.
 ///
-/// \param role    with whose rights
-/// \param lacked  where not null: whether a right of that role's is what is lacking
+/// \param role        with whose rights
+/// \param decided_by  the pid of who has decided so for the statement; 0: ddl_on_timeout
+/// \param lacked      where not null: whether a right of that role's is what is lacking
 const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& account, Oid role,
-                        bool* lacked = nullptr);
+                        int decided_by, bool* lacked = nullptr);
 
 } // namespace lockguard::pg

@@ -422,7 +422,8 @@ class LowPriorityRun {
         bool right_is_lacking = false;
         const char* reason = "it is not known which lock is not to be had";
         if (account_.is_lock_known())
-            reason = end_holders(locks_in_the_way(), account_, request.rights, &right_is_lacking);
+            reason = end_holders(locks_in_the_way(), account_, request.rights, request.pid,
+                                 &right_is_lacking);
         DecisionAnswer answer = DecisionAnswer::done;
         if (reason != nullptr)
             answer = right_is_lacking ? DecisionAnswer::not_permitted : DecisionAnswer::not_done;
@@ -521,7 +522,7 @@ class LowPriorityRun {
         account_.publish(WaitPhase::terminating, -1);
         if (!account_.is_lock_known())
             return false;
-        failure->nobody_ended = end_holders(locks_in_the_way(), account_, GetUserId());
+        failure->nobody_ended = end_holders(locks_in_the_way(), account_, GetUserId(), 0);
         return failure->nobody_ended == nullptr && run_after_eviction();
     }
 

@@ -223,6 +223,9 @@ TEST(EvictionTextTest, TellsWhoAndWhy) {
     e.relation = 0;
     EXPECT_EQ(text(), "pg_lockguard: ended by PID 4712, whose ALTER TABLE waited 30 s for "
                       "AccessExclusiveLock (pg_lockguard.ddl_on_timeout = terminate).");
+    e.decided_by = 4715;
+    EXPECT_EQ(text(), "pg_lockguard: ended by PID 4712, whose ALTER TABLE waited 30 s for "
+                      "AccessExclusiveLock (pg_lockguard_decide() by PID 4715).");
 }
 
 TEST(TextMemoryTest, EveryFailureIsBadAllocAndLeavesNothing) {

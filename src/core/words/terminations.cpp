@@ -46,7 +46,10 @@ std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_reso
     append(text, " for {}", eviction.lock_mode);
     if (eviction.relation != 0)
         append(text, " on relation {}", eviction.relation);
-    text += " (pg_lockguard.ddl_on_timeout = terminate).";
+    if (eviction.decided_by != 0)
+        append(text, " (pg_lockguard_decide() by PID {}).", eviction.decided_by);
+    else
+        text += " (pg_lockguard.ddl_on_timeout = terminate).";
     return keep_text(text, memory);
 }
 

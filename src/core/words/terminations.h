@@ -11,13 +11,14 @@
 namespace lockguard::core {
 
 /// What the client of a session reads that was ended because a statement's patience was (with
-/// pg_lockguard.ddl_on_timeout = terminate).
+/// pg_lockguard.ddl_on_timeout = terminate), or because somebody has decided so for it.
 struct Eviction {
     std::int32_t pid;           // of the session with the statement
     std::string_view command;   // command tag
     std::string_view lock_mode; // "AccessExclusiveLock"
     std::uint32_t relation;     // OID; 0 where it is another kind of lock
     Microseconds waited;
+    std::int32_t decided_by = 0; // pid; 0: nobody has decided so
 };
 std::string_view eviction_detail(const Eviction& eviction, std::pmr::memory_resource& memory);
 

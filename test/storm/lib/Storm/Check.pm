@@ -83,7 +83,7 @@ sub log_faults
 	my @faults;
 	for my $line (split /\n/, $text)
 	{
-		next if $line =~ /there is no transaction in progress|could not send data to client|no_such_role|LOCATION: /;
+		next if $line =~ /there is no transaction in progress|could not send data to client|no_such_role|keeps others waiting|LOCATION: /;
 		next unless $line =~ /PANIC|TRAP:|terminated by signal|server process .* exited|leak|still active|XX00[0-9]
 			|WARNING: .*(?:lock|snapshot|buffer|relcache|catcache|subtransaction|resource|in\ progress)
 			|FATAL:.*(?:stuck|recovery)/x;
