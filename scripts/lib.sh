@@ -103,7 +103,7 @@ installed_packages= # what need_packages has installed, for the closing words
 
 # Installs the packages that are missing, and nothing where none is.
 need_packages() {
-    local missing log override=/etc/postgresql-common/createcluster.d/lockguard-scripts.conf
+    local missing log override=/etc/postgresql-common/createcluster.d/lockguard-scripts.conf policy=/usr/sbin/policy-rc.d
     command -v dpkg-query >/dev/null || die "this script installs Debian packages; needed: $*"
     missing=$(missing_packages "$@")
     [[ -n $missing ]] || return 0
@@ -120,12 +120,20 @@ need_packages() {
     else
         override=
     fi
+    # Nor for the services of others. A machine that has a policy of its own keeps it.
+    if [[ ! -e $policy ]]; then
+        say '#!/bin/sh' 'exit 101' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    else
+        policy=
+    fi
     local status=0
     # sudo may ask for the password here, and not behind a line of progress.
     [[ $(id -u) -eq 0 || ! -t 0 ]] || sudo -v
     # shellcheck disable=SC2086 # the list of packages is meant to be split
     with_progress "installing $missing" "$log" install_packages $missing || status=$?
     [[ -z $override ]] || as_root rm -f "$override"
+    [[ -z $policy ]] || as_root rm -f "$policy"
     if [[ $status -ne 0 ]]; then
         tail -n 5 "$log" >&2
         rm -f "$log"
@@ -133,6 +141,21 @@ need_packages() {
     fi
     rm -f "$log"
     installed_packages+="${installed_packages:+ }$missing"
+}
+
+# keep_services_off SERVICE...: those whose package need_packages has just installed do not run, and do not begin
+# to with the next start of the machine. What was there before is left as it is.
+keep_services_off() {
+    local service
+    for service in "$@"; do
+        [[ " $installed_packages " == *" $service "* ]] || continue
+        if [[ -d /run/systemd/system ]]; then
+            as_root systemctl disable -q --now "$service"
+        elif command -v update-rc.d >/dev/null; then
+            as_root update-rc.d "$service" disable >/dev/null
+        fi
+        ! pgrep -x "${service:0:15}" >/dev/null || die "the service $service runs, although nobody has started it"
+    done
 }
 
 # ---------------------------------------------------------------------------------------------

@@ -236,6 +236,8 @@ CREATE FUNCTION pg_lockguard_incidents(
     OUT root_backend_type text,
     OUT root_state text,
     OUT root_query text,
+    OUT root_first_statement text,
+    OUT root_statements text[],
     OUT lock_type text,
     OUT lock_object text,
     OUT mode_held text,

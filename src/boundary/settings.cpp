@@ -330,7 +330,7 @@ void define_incident_settings() {
                             GUC_UNIT_MS, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.incidents_max", "How many incidents pg_lockguard_incidents shows at most.",
-        "The room is taken in shared memory, about 10 kB each.", &settings.incidents_max, 200, 10,
+        "The room is taken in shared memory, about 14 kB each.", &settings.incidents_max, 200, 10,
         10000, at_start, 0, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.waits_max", "How many entries pg_stat_lockguard_waits has at most.",

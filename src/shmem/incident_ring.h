@@ -13,6 +13,7 @@
 #include "boundary/compat.h"
 #include "shmem/event_ring.h"
 #include "shmem/segment.h"
+#include "shmem/tracked_statements.h"
 
 namespace lockguard::pg {
 
@@ -66,6 +67,12 @@ struct Incident {
     char application[NAMEDATALEN];
     char gid[GIDSIZE];
     char query[512];
+
+    // The statements of its transaction, as far as they are kept (pg_lockguard.track_statements).
+    uint16 statement_count;
+    uint32 first_to_touch; // of them, the number of the one that touched the relation of `lock`
+                           // first; 0 where that is not known
+    TrackedStatement statements[kMostTrackedStatements]; // oldest first
 
     // The lock between the root and the one that it has kept waiting longest, at the peak.
     bool lock_known; // else it was a safe snapshot

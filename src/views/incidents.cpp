@@ -6,6 +6,8 @@
 // in pg_stat_activity and pg_locks; state, query and kind of the root are for members of
 // pg_read_all_stats and of its role.
 
+#include <algorithm>
+
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "boundary/result_rows.h"
@@ -18,6 +20,7 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(pg_lockguard_incidents);
@@ -42,6 +45,8 @@ enum Column : int {
     col_root_backend_type,
     col_root_state,
     col_root_query,
+    col_root_first_statement,
+    col_root_statements,
     col_lock_type,
     col_lock_object,
     col_mode_held,
@@ -57,9 +62,10 @@ enum Column : int {
 };
 
 constexpr Oid kTypes[column_count] = {
-    INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TEXTOID, NAMEOID, NAMEOID,
-    TEXTOID, TEXTOID,        TEXTOID,        TEXTOID,        TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-    INT4OID, INT4OID,        INTERVALOID,    INTERVALOID,    TEXTOID, INT8OID, TEXTOID,
+    INT8OID,     TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TEXTOID, NAMEOID,
+    NAMEOID,     TEXTOID,        TEXTOID,        TEXTOID,        TEXTOID, TEXTOID, TEXTARRAYOID,
+    TEXTOID,     TEXTOID,        TEXTOID,        TEXTOID,        INT4OID, INT4OID, INTERVALOID,
+    INTERVALOID, TEXTOID,        INT8OID,        TEXTOID,
 };
 
 class IncidentRow : public pg::ResultRow<column_count> {
@@ -85,6 +91,22 @@ class IncidentRow : public pg::ResultRow<column_count> {
     }
 };
 
+void set_statements(IncidentRow* row, const pg::Incident& incident) {
+    const int count = std::min<int>(incident.statement_count, pg::kMostTrackedStatements);
+    if (count == 0)
+        return;
+    auto* texts = pg::new_array<Datum>(static_cast<std::size_t>(count));
+    for (int i = 0; i < count; i++) {
+        const pg::TrackedStatement& statement = incident.statements[i];
+        const std::size_t size = std::min<std::size_t>(statement.size, sizeof(statement.text));
+        texts[i] = pg::valid_text_value({statement.text, size}, statement.cut);
+        if (statement.number == incident.first_to_touch)
+            row->set(col_root_first_statement, texts[i]);
+    }
+    row->set(col_root_statements,
+             PointerGetDatum(construct_array(texts, count, TEXTOID, -1, false, TYPALIGN_INT)));
+}
+
 void set_root(IncidentRow* row, const pg::Incident& incident, pg::NameLookup names) {
     row->set(col_root_pid, Int32GetDatum(incident.root.pid));
     row->set_field(col_root_gid, incident.gid);
@@ -109,6 +131,7 @@ void set_root(IncidentRow* row, const pg::Incident& incident, pg::NameLookup nam
                       GetBackendTypeDesc(static_cast<BackendType>(incident.backend_type)));
     row->set_text(col_root_state, pg::state_name(static_cast<BackendState>(incident.state)));
     row->set_field(col_root_query, incident.query);
+    set_statements(row, incident);
 }
 
 void set_lock(IncidentRow* row, const pg::Incident& incident, pg::NameLookup names) {

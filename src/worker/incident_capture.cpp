@@ -1,9 +1,12 @@
 #include "worker/incident_capture.h"
 
+#include <algorithm>
+
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "sessions/backend_status.h"
 #include "shmem/prepared_names.h"
+#include "shmem/tracked_statements.h"
 
 namespace lockguard::pg {
 
@@ -144,6 +147,22 @@ void capture_root(const IncidentScene& scene, core::SessionIndex root, Incident*
     set_event_text(incident->query, status.query);
 }
 
+void capture_statements(const SessionId& root, Incident* incident) {
+    incident->statement_count = 0;
+    incident->first_to_touch = 0;
+    auto* transaction = new_object<TrackedTransaction>();
+    if (!read_tracked_transaction(root.procno, transaction) || transaction->pid != root.pid ||
+        transaction->lxid != root.lxid)
+        return;
+    incident->statement_count = transaction->statement_count;
+    std::copy_n(transaction->statements, transaction->statement_count, incident->statements);
+    if (!incident->lock_known || incident->lock.locktag_type != LOCKTAG_RELATION)
+        return;
+    const TrackedStatement* first = first_to_touch(*transaction, incident->lock.locktag_field2);
+    if (first != nullptr)
+        incident->first_to_touch = first->number;
+}
+
 } // namespace
 
 bool take_incident_scene(IncidentScene* scene) {
@@ -204,6 +223,7 @@ void capture_incident(const IncidentScene& scene, core::SessionIndex root, Incid
         incident->mode_held = held;
         incident->mode_wanted = wait->mode;
     }
+    capture_statements(scene.waits.snapshot.sessions[root].id, incident);
     capture_picture(scene, root, incident);
 }
 

@@ -65,9 +65,11 @@ subtest 'every command that ddl_commands takes' => sub {
 		'LOCK TABLE' => 'BEGIN; LOCK TABLE t IN ACCESS SHARE MODE');
 	for my $tag (sort keys %command)
 	{
+		# Where REFRESH keeps a lock on the schema (newer minor releases), that is the first in the way.
+		my $relation = $tag eq 'DROP SCHEMA' ? qr/(?:public\.\w+|schema public)/ : qr/public\.\w+/;
 		like(
 			detail_of($node, "SET pg_lockguard.ddl_commands = '$tag'; $command{$tag}"),
-			qr/^DETAIL:  $tag $waited for \w+Lock on public\.\w+\. Blocked by PID/,
+			qr/^DETAIL:  $tag $waited for \w+Lock on $relation\. Blocked by PID/,
 			"$tag is guarded");
 	}
 	(undef, $err) = run_script($node, q{SET pg_lockguard.ddl_commands = 'ALTER TABLE, VACUUM'});

@@ -14,7 +14,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = start_guarded_node('statements', q{pg_lockguard.track_statements = 4});
+my $node = start_guarded_node('statements', q{pg_lockguard.track_statements = 4},
+	q{pg_lockguard.worker_interval = 20ms}, q{pg_lockguard.incident_min_wait = 100ms});
 $node->safe_psql('postgres', q{
 	CREATE ROLE app LOGIN;
 	CREATE ROLE reader LOGIN;
@@ -283,6 +284,26 @@ subtest 'the DETAIL of a guarded statement' => sub {
 	like($detail, qr/Blocked by PID $pid \(app "app", user app\)\./, 'masked as the query is');
 	unlike($detail, qr/SELECT|touched/, 'whole');
 	$session->do('ROLLBACK');
+};
+
+subtest 'an incident' => sub {
+	my $plain = session($node, 'plain', user => 'weak');
+	my $waiter = session($node, 'waiter');
+	$session->do($_) for 'BEGIN', 'SELECT 1', 'SELECT 2 FROM users', 'SELECT 3';
+	$waiter->do('SET pg_lockguard.ddl_mode = off');
+	$waiter->send($blocked);
+	my $open = q{FROM pg_lockguard_incidents WHERE root_pid = ? AND ended IS NULL};
+	await($node, 'it is an incident', "SELECT count(*) = 1 $open", $session->pid);
+	my $columns = q{root_first_statement, array_to_string(root_statements, '; ') AS all};
+	is_deeply([ $observer->rows("SELECT $columns $open", $session->pid) ],
+		[ { root_first_statement => 'SELECT 2 FROM users', all => 'SELECT 1; SELECT 2 FROM users; SELECT 3' } ],
+		'keeps the statements of its root, and which of them touched the relation first');
+	is_deeply([ $plain->rows("SELECT $columns $open", $session->pid) ],
+		[ { root_first_statement => undef, all => undef } ], 'masked as the query is');
+	$observer->value('SELECT pg_cancel_backend(?)', $waiter->pid);
+	await_end($waiter);
+	$session->do('ROLLBACK');
+	forget_sessions($plain, $waiter);
 };
 
 subtest 'many relations' => sub {
