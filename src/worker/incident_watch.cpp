@@ -43,7 +43,8 @@ struct IncidentWatch {
     core::IncidentState state;
     std::span<const core::OpenWait> waits;
     core::Timestamp next_look; // by the steady clock
-    core::Microseconds cost;   // of a look, of a processor, on average
+    core::Microseconds cost;   // of a processor, from one look to the next, on average
+    core::Microseconds spent;  // of a processor, when the latest look began; 0: nothing to look at
     pg::Incident* incident;    // room for one
     LastWait* last_waits;      // by place in the ring
 };
@@ -351,22 +352,27 @@ core::Timestamp watch_incidents(IncidentWatch* watch, MemoryContext memory) {
     if (pg::settings.incident_min_wait < 0) {
         give_up(watch, memory);
         watch->next_look = 0;
+        watch->spent = 0;
         return core::kUnknownTime;
     }
     core::Timestamp now = pg::steady_now();
     if (now < watch->next_look)
         return watch->next_look;
     MemoryContext caller = MemoryContextSwitchTo(memory);
-    core::Microseconds begun = processor_time();
     // Should it fail, it is not tried again at once.
     watch->next_look = now + planned_gap(*watch, false);
     if (pg::anybody_waits() || !watch->state.roots.empty() || !watch->waits.empty()) {
+        // With all that the process has done since: waking up costs about as much as looking.
+        core::Microseconds spent = processor_time();
+        if (watch->spent != 0)
+            watch->cost += (spent - watch->spent - watch->cost) / 4;
+        watch->spent = spent;
         look(watch, memory);
-        watch->cost += (processor_time() - begun - watch->cost) / 4;
         bool anybody = !watch->state.roots.empty() || !watch->waits.empty();
         watch->next_look = now + planned_gap(*watch, anybody);
     } else {
         watch->state.looked_at = GetCurrentTimestamp();
+        watch->spent = 0;
     }
     MemoryContextSwitchTo(caller);
     return watch->next_look;

@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority qw(await_pressed);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
