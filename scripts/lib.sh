@@ -154,7 +154,7 @@ keep_services_off() {
         elif command -v update-rc.d >/dev/null; then
             as_root update-rc.d "$service" disable >/dev/null
         fi
-        ! pgrep -x "${service:0:15}" >/dev/null || die "the service $service runs, although nobody has started it"
+        ! pgrep -f "^/usr/bin/$service( |$)" >/dev/null || die "the service $service runs, although nobody has started it"
     done
 }
 

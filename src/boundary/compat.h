@@ -475,4 +475,15 @@ inline constexpr bool kTupleStoreGrowsByDoubling = false;
 inline constexpr bool kTupleStoreGrowsByDoubling = true;
 #endif
 
+/// Takes a lock if it is free and the lock table has room for it: else LOCKACQUIRE_NOT_AVAIL, and
+/// no error, also where the table is full. From 18 on it can be logged that it was not free.
+inline LockAcquireResult take_lock_if_possible(const LOCKTAG& tag, LOCKMODE mode,
+                                               LOCALLOCK** local) {
+#if PG_VERSION_NUM >= 180000
+    return LockAcquireExtended(&tag, mode, false, true, false, local, false);
+#else
+    return LockAcquireExtended(&tag, mode, false, true, false, local);
+#endif
+}
+
 } // namespace lockguard::pg::compat

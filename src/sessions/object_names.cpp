@@ -5,6 +5,7 @@
 extern "C" {
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/catalog.h"
 #include "catalog/pg_auth_members.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
@@ -17,6 +18,7 @@ extern "C" {
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 }
 
@@ -40,10 +42,26 @@ void unlock_catalogs(const Oid (&catalogs)[N], std::size_t count) {
         UnlockRelationOid(catalogs[--count], AccessShareLock);
 }
 
+/// As ConditionalLockRelationOid(), but a lock table that is full is no error: that is when
+/// somebody looks who has filled it.
+bool lock_catalog(Oid catalog) {
+    LOCKTAG tag;
+    SET_LOCKTAG_RELATION(tag, IsSharedRelation(catalog) ? InvalidOid : MyDatabaseId, catalog);
+    LOCALLOCK* local;
+    LockAcquireResult result = compat::take_lock_if_possible(tag, AccessShareLock, &local);
+    if (result == LOCKACQUIRE_NOT_AVAIL)
+        return false;
+    if (result != LOCKACQUIRE_ALREADY_CLEAR) {
+        AcceptInvalidationMessages();
+        MarkLockClear(local);
+    }
+    return true;
+}
+
 template <std::size_t N>
 bool lock_catalogs(const Oid (&catalogs)[N]) {
     for (std::size_t i = 0; i < N; i++) {
-        if (!ConditionalLockRelationOid(catalogs[i], AccessShareLock)) {
+        if (!lock_catalog(catalogs[i])) {
             unlock_catalogs(catalogs, i);
             return false;
         }

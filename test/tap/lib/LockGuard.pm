@@ -100,6 +100,14 @@ sub forget_sessions
 	return;
 }
 
+# The same where their server has ended them.
+sub abandon_sessions
+{
+	@sessions = ();
+	%name_of = ();
+	return;
+}
+
 # The observer of a server; another one where that has been started again.
 sub observer
 {
