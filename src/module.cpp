@@ -38,13 +38,13 @@ using namespace lockguard;
 
 /// Everything of ours in shared memory: a line for each owner.
 constexpr const pg::SharedPart* kSharedParts[] = {
-    &pg::cancel_notices_part,      &pg::counters_part,         &pg::event_ring_part,
-    &pg::guard_watcher_part,       &pg::guarded_prepared_part, &pg::guarded_sessions_part,
-    &pg::imported_snapshots_part,  &pg::running_work_part,     &pg::server_protection_part,
-    &pg::session_protections_part, &pg::statistics_part,       &pg::termination_notices_part,
-    &pg::tracked_statements_part,  &pg::wait_board_part,       &pg::wait_decisions_part,
-    &pg::worker_fuses_part,        &pg::worker_procno_part,    &pg::failure_notes_part,
-    &pg::incident_ring_part,       &pg::prepared_names_part,   &pg::wait_table_part,
+    &pg::kCancelNoticesPart,      &pg::kCountersPart,        &pg::kEventRingPart,
+    &pg::kGuardWatcherPart,       &pg::kGuardedPreparedPart, &pg::kGuardedSessionsPart,
+    &pg::kImportedSnapshotsPart,  &pg::kRunningWorkPart,     &pg::kServerProtectionPart,
+    &pg::kSessionProtectionsPart, &pg::kStatisticsPart,      &pg::kTerminationNoticesPart,
+    &pg::kTrackedStatementsPart,  &pg::kWaitBoardPart,       &pg::kWaitDecisionsPart,
+    &pg::kWorkerFusesPart,        &pg::kWorkerProcnoPart,    &pg::kFailureNotesPart,
+    &pg::kIncidentRingPart,       &pg::kPreparedNamesPart,   &pg::kWaitTablePart,
 };
 
 } // namespace

@@ -1,6 +1,7 @@
 #include "core/wait_policy.h"
 
 #include <algorithm>
+#include <span>
 
 namespace lockguard::core {
 namespace {
@@ -23,7 +24,8 @@ Microseconds usual_oldest(const Round* rounds, std::uint32_t count) {
     std::array<Microseconds, WaitPolicy::kRemembered> oldest{};
     for (std::uint32_t i = 0; i < count; ++i)
         oldest[i] = rounds[i].oldest;
-    std::sort(oldest.begin(), oldest.begin() + count);
+    const std::span known(oldest.data(), std::min<std::size_t>(count, oldest.size()));
+    std::ranges::sort(known);
     return count == 0 ? 0 : oldest[(count - 1) / 2];
 }
 

@@ -30,8 +30,8 @@ bool is_for(const CancelNotice& notice, int pid, LocalTransactionId lxid, Timest
 
 } // namespace
 
-constinit const SharedPart cancel_notices_part = {"pg_lockguard cancel notices",
-                                                  SlotsByProc<Place>::size, attach};
+constinit const SharedPart kCancelNoticesPart = {"pg_lockguard cancel notices",
+                                                 SlotsByProc<Place>::size, attach};
 
 void post_cancel_notice(int procno, const CancelNotice& notice) {
     Place* place = places.of(procno);

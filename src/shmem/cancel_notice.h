@@ -35,6 +35,6 @@ void withdraw_cancel_notice(int procno, const CancelNotice& notice);
 bool take_cancel_notice(int procno, int pid, LocalTransactionId lxid, TimestampTz statement,
                         CancelNotice* notice);
 
-extern const SharedPart cancel_notices_part;
+extern const SharedPart kCancelNoticesPart;
 
 } // namespace lockguard::pg

@@ -61,9 +61,9 @@ uint64 sum_of(int counter) {
 
 } // namespace
 
-constinit const SharedPart statistics_part = {"pg_lockguard statistics", shared_size, attach_shared,
+constinit const SharedPart kStatisticsPart = {"pg_lockguard statistics", shared_size, attach_shared,
                                               kLockName};
-constinit const SharedPart counters_part = {"pg_lockguard counters", shards_size, attach_shards};
+constinit const SharedPart kCountersPart = {"pg_lockguard counters", shards_size, attach_shards};
 
 void count(Counter counter, uint64 n) {
     Shard* shard = state.shards.own();

@@ -81,7 +81,7 @@ Statistics read_statistics();
 /// Starts anew. Takes the lock "pg_lockguard", exclusive. Needs the shared memory.
 void reset_statistics();
 
-extern const SharedPart statistics_part;
-extern const SharedPart counters_part;
+extern const SharedPart kStatisticsPart;
+extern const SharedPart kCountersPart;
 
 } // namespace lockguard::pg

@@ -126,7 +126,7 @@ void fill(Place* place, const Event& event, uint64 word) {
 
 } // namespace
 
-constinit const SharedPart event_ring_part = {"pg_lockguard events", rings_size, attach};
+constinit const SharedPart kEventRingPart = {"pg_lockguard events", rings_size, attach};
 
 const char* event_kind_name(EventKind kind) {
     switch (kind) {

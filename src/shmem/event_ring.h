@@ -124,6 +124,6 @@ bool read_event(const EventPlace& place, Event* event);
 /// ascending order of their numbers.
 void restore_event(const Event& event);
 
-extern const SharedPart event_ring_part;
+extern const SharedPart kEventRingPart;
 
 } // namespace lockguard::pg

@@ -22,8 +22,8 @@ void attach(void* memory, bool is_new) {
 
 } // namespace
 
-constinit const SharedPart failure_notes_part = {"pg_lockguard failure notes",
-                                                 SlotsByProc<Note>::size, attach};
+constinit const SharedPart kFailureNotesPart = {"pg_lockguard failure notes",
+                                                SlotsByProc<Note>::size, attach};
 
 void leave_failure_note(core::FailureNote note, bool ends_transaction, TimestampTz at) {
     Note* own = notes.own();

@@ -28,6 +28,6 @@ struct FailureNoteRead {
 /// The latest note of that process, whichever transaction it is about. Never ereports.
 FailureNoteRead read_failure_note(int procno, int pid);
 
-extern const SharedPart failure_notes_part;
+extern const SharedPart kFailureNotesPart;
 
 } // namespace lockguard::pg

@@ -287,11 +287,11 @@ void attach_watcher(void* memory, bool is_new) {
 
 } // namespace
 
-constinit const SharedPart guarded_sessions_part = {"pg_lockguard guarded sessions", places_size,
-                                                    attach_places};
-constinit const SharedPart guarded_prepared_part = {"pg_lockguard guarded prepared transactions",
-                                                    prepared_size, attach_prepared};
-constinit const SharedPart guard_watcher_part = {"pg_lockguard guard watcher", watcher_size,
-                                                 attach_watcher};
+constinit const SharedPart kGuardedSessionsPart = {"pg_lockguard guarded sessions", places_size,
+                                                   attach_places};
+constinit const SharedPart kGuardedPreparedPart = {"pg_lockguard guarded prepared transactions",
+                                                   prepared_size, attach_prepared};
+constinit const SharedPart kGuardWatcherPart = {"pg_lockguard guard watcher", watcher_size,
+                                                attach_watcher};
 
 } // namespace lockguard::pg

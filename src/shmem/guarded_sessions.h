@@ -99,8 +99,8 @@ GuardOrder order_for(uint32 statement, TimestampTz* wait_start);
 /// The report that came with it. Not for a signal handler.
 StallReport order_report();
 
-extern const SharedPart guarded_sessions_part;
-extern const SharedPart guarded_prepared_part;
-extern const SharedPart guard_watcher_part;
+extern const SharedPart kGuardedSessionsPart;
+extern const SharedPart kGuardedPreparedPart;
+extern const SharedPart kGuardWatcherPart;
 
 } // namespace lockguard::pg

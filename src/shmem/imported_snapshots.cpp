@@ -21,8 +21,8 @@ uint64 word_of(int pid, LocalTransactionId lxid) {
 
 } // namespace
 
-constinit const SharedPart imported_snapshots_part = {"pg_lockguard imported snapshots",
-                                                      SlotsByProc<pg_atomic_uint64>::size, attach};
+constinit const SharedPart kImportedSnapshotsPart = {"pg_lockguard imported snapshots",
+                                                     SlotsByProc<pg_atomic_uint64>::size, attach};
 
 void publish_imported_snapshot() {
     pg_atomic_uint64* import = imports.own();

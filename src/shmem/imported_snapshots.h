@@ -14,6 +14,6 @@ void publish_imported_snapshot();
 /// Has the session published that of this very transaction? Never ereports, takes no lock.
 bool has_imported_snapshot(int procno, int pid, LocalTransactionId lxid);
 
-extern const SharedPart imported_snapshots_part;
+extern const SharedPart kImportedSnapshotsPart;
 
 } // namespace lockguard::pg

@@ -55,8 +55,8 @@ int find_room() {
 
 } // namespace
 
-constinit const SharedPart incident_ring_part = {"pg_lockguard incidents", ring_size, attach,
-                                                 kLockName};
+constinit const SharedPart kIncidentRingPart = {"pg_lockguard incidents", ring_size, attach,
+                                                kLockName};
 
 int store_new_incident(const Incident& incident) {
     LWLockAcquire(state.lock, LW_EXCLUSIVE);

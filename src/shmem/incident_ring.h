@@ -120,7 +120,7 @@ std::span<const IncidentPlace> recorded_incidents();
 /// The number given last.
 int64 last_incident_id();
 
-extern const SharedPart incident_ring_part;
+extern const SharedPart kIncidentRingPart;
 
 // ---- For shmem/record_file, in the postmaster, while nobody else is there: without the lock.
 

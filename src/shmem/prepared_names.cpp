@@ -58,8 +58,8 @@ void on_transaction_event(XactEvent event, void* /*argument*/) {
 
 } // namespace
 
-constinit const SharedPart prepared_names_part = {"pg_lockguard prepared transactions", places_size,
-                                                  attach};
+constinit const SharedPart kPreparedNamesPart = {"pg_lockguard prepared transactions", places_size,
+                                                 attach};
 
 void note_prepare(const char* gid) {
     if (state.places == nullptr || gid == nullptr)

@@ -20,6 +20,6 @@ bool find_prepared_name(TransactionId xid, char (*gid)[GIDSIZE]);
 /// Arranges for names to be published. Called once, from _PG_init, where the library is preloaded.
 void install_prepared_names();
 
-extern const SharedPart prepared_names_part;
+extern const SharedPart kPreparedNamesPart;
 
 } // namespace lockguard::pg

@@ -31,10 +31,10 @@ void attach_server(void* memory, bool is_new) {
 
 } // namespace
 
-constinit const SharedPart session_protections_part = {
+constinit const SharedPart kSessionProtectionsPart = {
     "pg_lockguard protected sessions", SlotsByProc<pg_atomic_uint64>::size, attach_sessions};
-constinit const SharedPart server_protection_part = {"pg_lockguard protected by default",
-                                                     server_size, attach_server};
+constinit const SharedPart kServerProtectionPart = {"pg_lockguard protected by default",
+                                                    server_size, attach_server};
 
 void publish_protection(Protection protection) {
     pg_atomic_uint64* session = sessions.own();

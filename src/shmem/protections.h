@@ -38,7 +38,7 @@ void publish_server_protection();
 /// process has.
 bool protected_by_server();
 
-extern const SharedPart session_protections_part;
-extern const SharedPart server_protection_part;
+extern const SharedPart kSessionProtectionsPart;
+extern const SharedPart kServerProtectionPart;
 
 } // namespace lockguard::pg

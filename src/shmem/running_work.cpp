@@ -26,8 +26,8 @@ void attach(void* memory, bool is_new) {
 
 } // namespace
 
-constinit const SharedPart running_work_part = {"pg_lockguard running work",
-                                                SlotsByProc<Slot>::size, attach};
+constinit const SharedPart kRunningWorkPart = {"pg_lockguard running work", SlotsByProc<Slot>::size,
+                                               attach};
 
 void publish_running_work(const RunningWork& work) {
     Assert(work.pid == MyProcPid);

@@ -33,6 +33,6 @@ void withdraw_running_work();
 /// That of a PGPROC, where it has any, and is still in that transaction. Never ereports.
 bool read_running_work(int procno, RunningWork* work);
 
-extern const SharedPart running_work_part;
+extern const SharedPart kRunningWorkPart;
 
 } // namespace lockguard::pg

@@ -33,8 +33,8 @@ bool is_for(const Notice& notice, int pid, LocalTransactionId lxid) {
 
 } // namespace
 
-constinit const SharedPart termination_notices_part = {"pg_lockguard termination notices",
-                                                       SlotsByProc<Notice>::size, attach};
+constinit const SharedPart kTerminationNoticesPart = {"pg_lockguard termination notices",
+                                                      SlotsByProc<Notice>::size, attach};
 
 void post_termination_notice(int procno, int pid, LocalTransactionId lxid, const char* detail) {
     Notice* notice = notices.of(procno);

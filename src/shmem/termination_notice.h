@@ -24,6 +24,6 @@ void withdraw_termination_notice(int procno, int pid, LocalTransactionId lxid);
 bool take_termination_notice(int procno, int pid, LocalTransactionId lxid,
                              char (*detail)[kNoticeDetailBytes]);
 
-extern const SharedPart termination_notices_part;
+extern const SharedPart kTerminationNoticesPart;
 
 } // namespace lockguard::pg

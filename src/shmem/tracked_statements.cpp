@@ -117,8 +117,8 @@ void unroll(const Slot& copy, TrackedTransaction* transaction) {
 
 } // namespace
 
-constinit const SharedPart tracked_statements_part = {"pg_lockguard tracked statements", board_size,
-                                                      attach};
+constinit const SharedPart kTrackedStatementsPart = {"pg_lockguard tracked statements", board_size,
+                                                     attach};
 
 bool tracks_statements() {
     return board.slots != nullptr;

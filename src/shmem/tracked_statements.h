@@ -83,6 +83,6 @@ bool read_tracked_transaction(int procno, TrackedTransaction* transaction);
 /// The statement that touched the relation first; null where that is not known any more.
 const TrackedStatement* first_to_touch(const TrackedTransaction& transaction, Oid relation);
 
-extern const SharedPart tracked_statements_part;
+extern const SharedPart kTrackedStatementsPart;
 
 } // namespace lockguard::pg

@@ -33,8 +33,8 @@ bool is_valid_lock(const LOCKTAG& tag, LOCKMODE mode) {
 
 } // namespace
 
-constinit const SharedPart wait_board_part = {"pg_lockguard low-priority waits",
-                                              SlotsByProc<Slot>::size, attach};
+constinit const SharedPart kWaitBoardPart = {"pg_lockguard low-priority waits",
+                                             SlotsByProc<Slot>::size, attach};
 
 void publish_low_priority_wait(const LowPriorityWait& wait) {
     Assert(wait.pid == MyProcPid);

@@ -51,6 +51,6 @@ void withdraw_low_priority_wait();
 /// manager knows: it comes back as one that is not known. Never ereports.
 bool read_low_priority_wait(int procno, LowPriorityWait* wait);
 
-extern const SharedPart wait_board_part;
+extern const SharedPart kWaitBoardPart;
 
 } // namespace lockguard::pg

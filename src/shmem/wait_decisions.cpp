@@ -224,7 +224,7 @@ void attach(void* memory, bool is_new) {
 
 } // namespace
 
-constinit const SharedPart wait_decisions_part = {"pg_lockguard decisions",
-                                                  SlotsByProc<DecisionSlot>::size, attach};
+constinit const SharedPart kWaitDecisionsPart = {"pg_lockguard decisions",
+                                                 SlotsByProc<DecisionSlot>::size, attach};
 
 } // namespace lockguard::pg

@@ -91,6 +91,6 @@ Hearing look_for_answer(int procno, uint64 posting, DecisionAnswer* answer,
 /// Takes it back. Returns false where that is too late: it has been taken.
 bool withdraw_decision(int procno, uint64 posting);
 
-extern const SharedPart wait_decisions_part;
+extern const SharedPart kWaitDecisionsPart;
 
 } // namespace lockguard::pg

@@ -116,7 +116,7 @@ WaitEntry* make(const core::WaitKey& key, int* evicted) {
 
 } // namespace
 
-constinit const SharedPart wait_table_part = {"pg_lockguard waits", table_size, attach, kLockName};
+constinit const SharedPart kWaitTablePart = {"pg_lockguard waits", table_size, attach, kLockName};
 
 int add_waits(std::span<const core::WaitAddition> additions, TimestampTz now) {
     int evicted = 0;

@@ -29,7 +29,7 @@ std::span<const WaitEntry> read_waits(TimestampTz* reset_at);
 
 void reset_waits();
 
-extern const SharedPart wait_table_part;
+extern const SharedPart kWaitTablePart;
 
 // ---- For shmem/record_file, in the postmaster, while nobody else is there: without the lock.
 

@@ -50,8 +50,8 @@ void withdraw_worker(int /*code*/, Datum /*argument*/) {
 
 } // namespace
 
-constinit const SharedPart worker_procno_part = {"pg_lockguard worker", word_size, attach_word};
-constinit const SharedPart worker_fuses_part = {"pg_lockguard fuses", all_fuses_size, attach_fuses};
+constinit const SharedPart kWorkerProcnoPart = {"pg_lockguard worker", word_size, attach_word};
+constinit const SharedPart kWorkerFusesPart = {"pg_lockguard fuses", all_fuses_size, attach_fuses};
 
 void announce_worker() {
     Assert(worker_word != nullptr); // the worker is registered only where we are preloaded

@@ -24,7 +24,7 @@ struct WorkerFuses {
 /// \param rehearsal  those of the worker that only logs what it would do
 WorkerFuses* worker_fuses(bool rehearsal);
 
-extern const SharedPart worker_procno_part;
-extern const SharedPart worker_fuses_part;
+extern const SharedPart kWorkerProcnoPart;
+extern const SharedPart kWorkerFusesPart;
 
 } // namespace lockguard::pg
