@@ -87,6 +87,7 @@ void cease_to_obey() {
         return; // not struck, or its error is on the way
     // What others have asked for notes itself elsewhere before it asks for the cancellation.
     struck = 0;
+    forget_own_cancel();
     if (cancels_before == cancels_from_others() &&
         !get_timeout_indicator(STATEMENT_TIMEOUT, false) &&
         !get_timeout_indicator(LOCK_TIMEOUT, false))

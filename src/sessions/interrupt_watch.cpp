@@ -62,6 +62,10 @@ void note_own_cancel() {
     own_cancels = own_cancels + 1;
 }
 
+void forget_own_cancel() {
+    own_cancels = own_cancels - 1;
+}
+
 uint32 cancels_from_others() {
     return cancels;
 }

@@ -32,6 +32,10 @@ bool cancel_came(const InterruptMarks& marks);
 /// is not to be swallowed either. Never ereports; safe in a signal handler.
 void note_own_cancel();
 
+/// The latest of these has ended nothing, and will not: it has not come. Not while there can be
+/// another one. Never ereports.
+void forget_own_cancel();
+
 /// SIGINTs from outside, so far, since they are counted.
 uint32 cancels_from_others();
 
