@@ -114,9 +114,11 @@ void StallLimit::enter(CommandTag command, StallScope scope) {
     statement_runs = true;
     entered_ = true; // from here on leave() has something to do
     publish_guarded_statement(statement_number, command, scope == StallScope::attempt);
-    watches_itself = !is_guard_watched() && settings.ddl_max_stall > 0;
+    watches_itself = !is_guard_watched();
     if (watches_itself)
-        start_own_watch(limited.since, settings.ddl_max_stall * core::kMillisecond,
+        start_own_watch(limited.since,
+                        settings.ddl_max_stall > 0 ? settings.ddl_max_stall * core::kMillisecond
+                                                   : kNoTimeLimit,
                         strike_statement);
 }
 
@@ -136,7 +138,8 @@ bool waits_are_watched() {
 }
 
 void explain_stall(const GuardedStatement& statement, ErrorData* error) {
-    if (!was_struck() || !is_cancel_request(error))
+    // Of a statement inside another one that is the other's error.
+    if (statement_runs || !was_struck() || !is_cancel_request(error))
         return;
     error->message = pstrdup(core::kStallMessage.data());
     error->message_id = nullptr;
@@ -151,6 +154,8 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
 }
 
 EndedWait ended_wait() {
+    if (watches_itself) // nobody has ended it for that, but it may have kept others waiting
+        return {own_watch_longest(), {}};
     TimestampTz wait_start;
     const GuardOrder order = order_for(statement_number, &wait_start);
     if (order != GuardOrder::end_wait && order != GuardOrder::end_worker_wait)

@@ -37,12 +37,12 @@ bool waits_are_watched();
 /// limit's. May ereport.
 void explain_stall(const GuardedStatement& statement, ErrorData* error);
 
-/// A wait for a lock that was ended because others were kept waiting.
+/// A wait for a lock that was ended, maybe because others were kept waiting.
 struct EndedWait {
-    core::Microseconds kept_waiting; // the longest of them; 0: no wait was ended for that
-    AwaitedLock wait;                // if kept_waiting is not 0; of the session or its worker
+    core::Microseconds kept_waiting; // the longest of them; 0: nobody
+    AwaitedLock wait;                // of the session or its worker; unknown where nobody watches
 };
-/// Of the latest statement that was under the limit.
+/// Of the latest statement that was under the limit, where a wait of it has been ended.
 EndedWait ended_wait();
 
 /// A statement that is not guarded, in a transaction that is under the limit, is cancelled by the

@@ -32,6 +32,7 @@ struct {
     void (*strike)();
     TimestampTz next_strike; // not before
     Microseconds repeat;
+    Microseconds longest; // that was seen
     StallReport report;
 } watch;
 
@@ -98,6 +99,7 @@ void look_from_timer() {
     Microseconds next = kShortestPeriod;
     if (is_between_lwlocks()) {
         const StallReport report = look(now);
+        watch.longest = std::max(watch.longest, report.longest);
         if (report.sessions > 0 && report.longest >= watch.max_stall && now >= watch.next_strike) {
             watch.report = report;
             watch.next_strike = now + watch.repeat;
@@ -124,6 +126,7 @@ void start_own_watch(TimestampTz since, Microseconds max_stall, void (*strike)()
     watch.max_stall = max_stall;
     watch.strike = strike;
     watch.next_strike = 0;
+    watch.longest = 0;
     watch.repeat = kFirstRepeat;
     watch.on = true;
     enable_timeout_at(watch.timeout, GetCurrentTimestamp() +
@@ -135,6 +138,10 @@ void stop_own_watch() {
         return;
     watch.on = false;
     disable_timeout(watch.timeout, false);
+}
+
+Microseconds own_watch_longest() {
+    return watch.longest;
 }
 
 StallReport own_watch_report() {

@@ -24,6 +24,9 @@ void start_own_watch(TimestampTz since, core::Microseconds max_stall, void (*str
 /// Ends it. Never ereports: for error paths too.
 void stop_own_watch();
 
+/// The longest that anybody was seen to be kept waiting since start_own_watch(); 0: nobody.
+core::Microseconds own_watch_longest();
+
 /// What was seen before the latest strike. Not while it looks.
 StallReport own_watch_report();
 

@@ -240,5 +240,28 @@ subtest 'a statement that does not end when it is asked to' => sub {
 	forget_sessions($ddl, $reader);
 };
 
+subtest 'a guarded statement inside another: the outer one is named' => sub {
+	my ($ddl, $reader) = sessions('ddl', 'reader');
+	$node->safe_psql(
+		'postgres', q{
+		CREATE TABLE inner_table (id int);
+				CREATE FUNCTION truncates(int) RETURNS int VOLATILE LANGUAGE plpgsql AS $$
+		BEGIN
+			TRUNCATE inner_table, emptied;
+			RETURN $1;
+		END $$});
+	for my $mode ('low_priority', 'lock_timeout')
+	{
+		$ddl->do("SET pg_lockguard.ddl_mode = $mode");
+		$ddl->send('ALTER TABLE busy ALTER id TYPE int USING truncates(id)');
+		await_lock($ddl, 'busy');
+		$reader->send('SELECT * FROM busy');
+		fails_by_stall($ddl, qr/DETAIL:  ALTER TABLE kept 1 session waiting, .* on public\.busy/, $mode);
+		is($reader->error, undef, "$mode: the reader goes on");
+	}
+	events($node, 'stall_cancelled');
+	forget_sessions($ddl, $reader);
+};
+
 ends_well($node);
 done_testing();

@@ -1,0 +1,103 @@
+# Orders that come in the very moment in which a statement ends: whatever they hit, it is the statement
+# that kept others waiting, and nothing that the session does afterwards.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LockGuard;
+use LockGuard::Stall;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $rounds = ($ENV{LOCKGUARD_STRESS} || 1) * 150;
+my $node = start_stall_node('race', q{pg_lockguard.ddl_max_stall = '15ms'}, q{pg_lockguard.blocker_action = off});
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION brief(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM pg_sleep(0.01 + random() * 0.04); RETURN $1; END$$});
+
+my ($ddl, $reader) = map { session($node, $_) } qw(ddl reader);
+my $brief = 'ALTER TABLE busy ALTER id TYPE int USING brief(id)';
+
+# What the session does next must not fail.
+sub goes_on
+{
+	my $what = shift;
+	return if eval { $ddl->do('SELECT 1'); 1 };
+	fail("$what: the next statement is hit: $@");
+	return;
+}
+
+for my $mode ('low_priority', 'lock_timeout')
+{
+	subtest "$mode: the statement itself" => sub {
+		$ddl->do("SET pg_lockguard.ddl_mode = $mode");
+		my ($ended, $done, @other) = (0, 0);
+		for (1 .. $rounds)
+		{
+			$ddl->send($brief);
+			$reader->send('SELECT * FROM busy');
+			my $error = $ddl->error;
+			if (!defined $error) { $done++ }
+			elsif ($error =~ /$message/) { $ended++ }
+			else { push @other, $error }
+			goes_on($mode);
+			defined and push @other, $_ for $reader->error;
+		}
+		is_deeply(\@other, [], 'no other error');
+		is($ended + $done, $rounds, 'each has come to an end');
+		note("$ended ended, $done done");
+		cmp_ok($ended, '>', 0, 'some were in time to be ended');
+	};
+}
+
+subtest 'what the transaction does later' => sub {
+	$ddl->do('SET pg_lockguard.ddl_mode = low_priority');
+	my ($ended, $done, @other) = (0, 0);
+	for (1 .. $rounds)
+	{
+		$ddl->do('BEGIN');
+		$ddl->do('ALTER TABLE busy ALTER id SET DEFAULT 1');
+		$reader->send('SELECT * FROM busy');
+		$ddl->send('SELECT brief(1)');
+		my $error = $ddl->error;
+		if (!defined $error) { $done++ }
+		elsif ($error =~ /$message/) { $ended++ }
+		else { push @other, $error }
+		# Also where the transaction has been lost: this ends it.
+		eval { $ddl->do('COMMIT'); 1 } or push @other, $@;
+		goes_on('later');
+		defined and push @other, $_ for $reader->error;
+	}
+	is_deeply(\@other, [], 'no other error');
+	is($ended + $done, $rounds, 'each has come to an end');
+	note("$ended ended, $done done");
+};
+
+subtest 'a cancel request that comes at the same time is not lost' => sub {
+	my $canceller = session($node, 'canceller');
+	my ($ended, $cancelled, @other) = (0, 0);
+	for (1 .. $rounds)
+	{
+		$ddl->send('ALTER TABLE busy ALTER id TYPE int USING gate(id)');
+		await_lock($ddl, 'busy');
+		$reader->send('SELECT * FROM busy');
+		$canceller->send('SELECT pg_sleep(0.01 + random() * 0.01), pg_cancel_backend(' . $ddl->pid . ')');
+		my $error = $ddl->error // 'it was done';
+		if ($error =~ /$message/) { $ended++ }
+		elsif ($error =~ /due to user request/) { $cancelled++ }
+		else { push @other, $error }
+		$canceller->error;
+		# The request may have come after the end: then it is for nobody.
+		$reader->error;
+		goes_on('cancelled');
+	}
+	is_deeply(\@other, [], 'no other error');
+	is($ended + $cancelled, $rounds, 'each has come to an end');
+	note("$ended ended by the limit, $cancelled by the request");
+};
+
+ends_well($node);
+done_testing();
