@@ -199,6 +199,7 @@ subtest 'who may set what' => sub {
 			[ 'pg_lockguard.exempt_databases', 'sighup' ],
 			[ 'pg_lockguard.exempt_roles', 'sighup' ],
 			[ 'pg_lockguard.log_events', 'sighup' ],
+			[ 'pg_lockguard.log_incidents', 'sighup' ],
 			[ 'pg_lockguard.max_terminations_per_minute', 'sighup' ],
 			[ 'pg_lockguard.protected', 'superuser' ],
 		],
