@@ -191,7 +191,7 @@ bool take_incident_scene(IncidentScene* scene) {
 const SnapshotWait* wait_for_root(const IncidentScene& scene, core::SessionIndex root,
                                   core::LockMode* held) {
     const LockSnapshot& snapshot = scene.waits.snapshot;
-    const SnapshotWait* longest = nullptr;
+    int longest = -1;
     bool longest_held = false;
     for (core::SessionIndex i = 0; i < scene.waits.graph.sessions.size(); i++) {
         int first_wait = snapshot.sessions[i].first_wait;
@@ -201,15 +201,15 @@ const SnapshotWait* wait_for_root(const IncidentScene& scene, core::SessionIndex
             const SnapshotWait& wait = snapshot.waits[first_wait];
             if (edge.blocker != root || (longest_held && !edge.holds))
                 continue;
-            if (longest == nullptr || (edge.holds && !longest_held) ||
-                wait.wait_start < longest->wait_start) {
-                longest = &wait;
+            if (longest < 0 || (edge.holds && !longest_held) ||
+                wait.wait_start < snapshot.waits[longest].wait_start) {
+                longest = first_wait;
                 longest_held = edge.holds;
                 *held = edge.mode;
             }
         }
     }
-    return longest;
+    return longest < 0 ? nullptr : &snapshot.waits[longest];
 }
 
 void capture_incident(const IncidentScene& scene, core::SessionIndex root, Incident* incident) {
