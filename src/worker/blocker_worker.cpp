@@ -428,6 +428,8 @@ core::Timestamp time_of_next_look(core::Microseconds next_due) {
 }
 
 /// Sleeps until that time by the steady clock, or somebody wakes us. Returns whether somebody has.
+/// The latch is reset only where that is returned: one that is set when the time is up already is
+/// for the next sleep to find, not lost.
 bool sleep_until(core::Timestamp time, uint32 wait_event) {
     if (time == core::kUnknownTime) {
         WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, wait_event);
@@ -441,8 +443,10 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
     if (rest > 0)
         events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
                            static_cast<long>((rest + 999) / 1000), wait_event);
-    ResetLatch(MyLatch);
-    return (events & WL_LATCH_SET) != 0;
+    const bool woken = (events & WL_LATCH_SET) != 0;
+    if (woken)
+        ResetLatch(MyLatch);
+    return woken;
 }
 
 [[noreturn]] void run() {

@@ -10,7 +10,9 @@ use LockGuard::Record;
 use LockGuard::Worker;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use POSIX ();
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = start_worker_node('process', { streaming => 1 }, q{pg_lockguard.blocker_action = terminate});
 
@@ -52,6 +54,34 @@ subtest 'the process' => sub {
 	$log = substr(slurp_file($node->logfile), $size);
 	like($log, qr/database system is shut down/, '... is orderly');
 	$node->start;
+};
+
+# The process stands still while it sleeps, as on a starved machine: its sleep is over, and then it is told
+# of a setting, before it has seen either.
+subtest 'a reload that comes when a sleep is over' => sub {
+	configure($node, blocker_action => 'off', worker_interval => '1s');
+	$node->restart;
+	my $table = new_table($node);
+	my $holder = idle_holder($node, 'app', $table);
+	my $ddl = blocked_ddl($node, $table);
+	my $observer = LockGuard::observer($node);
+	my $worker = worker_pid($node);
+	kill 'STOP', $worker;
+	my $now = $observer->value('SELECT clock_timestamp()');
+	await($node, 'its sleep is over', q{SELECT clock_timestamp() > ?::timestamptz + '1.5 s'}, $now);
+	configure($node, blocker_action => 'terminate');
+	my $hangup = 1 << (POSIX::SIGHUP - 1);
+	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my ($pending) = slurp_file("/proc/$worker/status") =~ /^ShdPnd:\s+([[:xdigit:]]+)/m;
+		last if hex($pending) & $hangup;
+		usleep(10_000);
+	}
+	kill 'CONT', $worker;
+	is_deeply(verdict($holder), [ 'blocker_terminated', undef ], 'it does what the setting says');
+	is(await_end($ddl), undef, '... and the statement gets its lock');
+	forget_sessions($holder, $ddl);
+	configure($node, worker_interval => '20ms');
 };
 
 subtest 'a standby, and its promotion' => sub {
