@@ -16,6 +16,7 @@ struct Experience {
     Microseconds time;            // that all of the rounds took together
     Microseconds longest_fitting; // 0 where there is none
     Microseconds oldest;          // that holders become, as far as most of the rounds tell
+    Microseconds oldest_fitting;  // in those that fit
 };
 
 /// How old the oldest holder was when it ended, in most of the rounds: the lower median, so that of
@@ -45,6 +46,7 @@ Experience recall(const WaitPolicy& policy) {
         ++seen.fitting;
         seen.ends += round.ends;
         seen.longest_fitting = std::max(seen.longest_fitting, round.took);
+        seen.oldest_fitting = std::max(seen.oldest_fitting, round.oldest);
     }
     return seen;
 }
@@ -180,8 +182,11 @@ void note_stay(WaitPolicy& policy, Microseconds spent) {
 } // namespace
 
 Microseconds burst_length(const WaitPolicy& policy) {
-    const Microseconds longest = recall(policy).longest_fitting;
-    const Microseconds wanted = std::max(longest + longest / 4, policy.shortest_burst);
+    const Experience seen = recall(policy);
+    const Microseconds longest = seen.longest_fitting;
+    const bool age_tells = seen.oldest_fitting <= longest * kLongerByAge;
+    const Microseconds by_age = age_tells ? seen.oldest_fitting + seen.oldest_fitting / 8 : 0;
+    const Microseconds wanted = std::max({longest + longest / 4, by_age, policy.shortest_burst});
     return std::max<Microseconds>(std::min(wanted, policy.limits.max_burst), 0);
 }
 

@@ -92,6 +92,12 @@ inline constexpr Microseconds kAgeSlack = 5'000;
 inline constexpr Microseconds kRestFactor = 4;
 inline constexpr Microseconds kMaxRestFactor = 128;
 
+/// A burst is long enough for a transaction that has only just begun and becomes as old as those
+/// seen, and an eighth: a round tells what was left of its transactions, by luck, and of the next
+/// ones more may be left. But not where they become more than so many times as old as the longest
+/// round took: there the lock is taken late in a transaction, and its age says little.
+inline constexpr Microseconds kLongerByAge = 2;
+
 /// Bounds of the time until the next attempt while holders stay, doubling while they do. (Within it
 /// the statement looks after other things, and glances whether the lock has been given back before
 /// the end of a transaction: core/wait_rhythm. An attempt costs more than that.)
@@ -168,7 +174,8 @@ constexpr WaitPolicy start_wait(const WaitLimits& limits, std::uint64_t seed) {
 /// - at least half of the rounds remembered would have ended within max_burst;
 /// - enough was seen (kManyEnds, kFewRounds, kManyRounds), or the deadline leaves no time for more;
 /// - the rest after the last burst is over.
-/// It is a quarter longer than the longest of the rounds remembered that fit into max_burst.
+/// It is a quarter longer than the longest of the rounds remembered that fit into max_burst, or
+/// longer yet by the ages seen (kLongerByAge).
 ///
 /// Of the rounds those are left out in which somebody ended who was far older than in most: they
 /// tell of him, not of those who are in the way now.

@@ -153,6 +153,22 @@ TEST(WaitPolicy, BurstIsAQuarterLongerThanTheLongestRound) {
     expect_burst(wait.decide(holders(32, 19 * kMs)), 200 * kMs);
 }
 
+TEST(WaitPolicy, BurstIsLongEnoughForATransactionThatHasJustBegun) {
+    // The round was short by luck: its transactions were in the midst of their 160 ms.
+    auto burst_after = [](Microseconds took, Microseconds age) {
+        Wait wait;
+        EXPECT_EQ(wait.decide(holders(kManyEnds, age - took)).step, WaitStep::wait_for_holders);
+        wait.now += took;
+        for (std::uint32_t i = 0; i < kManyEnds; ++i)
+            holder_ended(wait.policy, age);
+        return wait.decide(holders(3, 10 * kMs));
+    };
+    expect_burst(burst_after(100 * kMs, 160 * kMs), 180 * kMs);
+    expect_burst(burst_after(80 * kMs, 160 * kMs), 180 * kMs);
+    // These come for the lock late.
+    expect_burst(burst_after(79 * kMs, 160 * kMs), 98'750);
+}
+
 TEST(WaitPolicy, BurstNeverExceedsItsLimit) {
     Wait wait;
     wait.rounds({240 * kMs, 240 * kMs, 240 * kMs});
@@ -201,14 +217,15 @@ TEST(WaitPolicy, NeverQueuesBehindWhoIsOlderThanThoseSeenToEnd) {
         EXPECT_EQ(wait.decide(holders(32, age)).step, WaitStep::wait_for_holders);
         wait.now += kMs;
     }
-    // The moment it is gone, what was learned before still counts.
-    expect_burst(wait.decide(holders(32, limit)), 25 * kMs);
+    // The moment it is gone, what was learned before still counts; and the first of those has
+    // ended.
+    expect_burst(wait.decide(holders(32, limit)), 28'126);
 
     // The longer they last, the more one may be older.
     Wait longer;
     longer.rounds({100 * kMs, 100 * kMs, 100 * kMs, 100 * kMs, 100 * kMs});
     EXPECT_EQ(longer.decide(holders(32, 125 * kMs + 1)).step, WaitStep::wait_for_holders);
-    expect_burst(longer.decide(holders(32, 125 * kMs)), 125 * kMs);
+    expect_burst(longer.decide(holders(32, 125 * kMs)), 140'626);
 }
 
 TEST(WaitPolicy, ASessionThatStaysIdleTeachesNothing) {

@@ -232,6 +232,16 @@ TEST(WaitPolicyInSimulation, TransactionsWithoutAGap) {
     }
 }
 
+// What was seen of them by the first look may be shorter than what the burst meets.
+TEST(WaitPolicyInSimulation, LongTransactionsWithoutAGapInAThousandRuns) {
+    for (unsigned seed = 1; seed <= 1000; ++seed) {
+        const std::unique_ptr<Strategy> policy = make_policy(seed);
+        const Outcome outcome = simulate(situation(kNoGapLong), *policy, seed);
+        EXPECT_LE(outcome.took, kSecond) << seed;
+        EXPECT_LE(outcome.worst_stall, 250 * kMillisecond) << seed;
+    }
+}
+
 TEST(WaitPolicyInSimulation, TransactionsWithoutAGapAndASessionIdleForMinutes) {
     for (const Target& target : kTargets) {
         Situation leaked = situation(target.name);
