@@ -17,6 +17,14 @@ die() {
     exit 1
 }
 
+# What a script is for stands at its head.
+case ${1:-} in
+    -h | --help)
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
+esac
+
 # with_progress WHAT LOG COMMAND...: runs the command with its output in the file LOG, and says what is being
 # done: on a terminal in one line that counts the seconds, elsewhere with a line at the beginning and one
 # each minute. Returns the command's exit status.
