@@ -239,12 +239,28 @@ void add_tablespace_move(const AlterTableMoveAllStmt* statement, PreviewedSteps*
                       });
 }
 
+/// As ATPrepSetTableSpace() has it.
+void require_tablespace(const AlterTableStmt* statement) {
+    for (int i = 0; i < list_length(statement->cmds); i++) {
+        const auto* command = static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i));
+        if (command->subtype != AT_SetTableSpace)
+            continue;
+        Oid tablespace = get_tablespace_oid(command->name, false);
+        if (tablespace != MyDatabaseTableSpace &&
+            !compat::may_create_in_tablespace(tablespace, GetUserId()))
+            aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLESPACE, command->name);
+    }
+}
+
 void add_copy(const Node* statement, PreviewedSteps* steps) {
-    if (IsA(statement, AlterTableMoveAllStmt))
+    if (IsA(statement, AlterTableMoveAllStmt)) {
         add_tablespace_move(reinterpret_cast<const AlterTableMoveAllStmt*>(statement), steps);
-    else
-        add_file_copy(steps,
-                      own_relation(reinterpret_cast<const AlterTableStmt*>(statement)->relation));
+    } else {
+        const auto* alter = reinterpret_cast<const AlterTableStmt*>(statement);
+        Oid relation = own_relation(alter->relation);
+        require_tablespace(alter);
+        add_file_copy(steps, relation);
+    }
     if (!steps->has_work)
         set_light_work(steps, InvalidOid);
 }

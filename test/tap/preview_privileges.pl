@@ -53,6 +53,7 @@ for my $statement (
 	is(outcome('stranger', $statement), '42501', "a stranger is refused: $statement");
 	is(outcome('owner', $statement), 'seen', "the owner is not: $statement");
 }
+is(outcome('owner', 'ALTER TABLE users SET TABLESPACE pg_global'), '42501', 'nor does the owner put it where he may not');
 is(outcome('stranger', 'CREATE TABLE mine (id int)'), '42501', 'nobody makes what he may not make');
 is($superuser->value(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)
 	WHERE application_name <> 'superuser' AND mode = 'AccessExclusiveLock'}), 0, 'no lock is left');

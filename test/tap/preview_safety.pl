@@ -190,6 +190,8 @@ subtest 'where it can not be done' => sub {
 		'and TRUNCATE CASCADE');
 	is(failure('ALTER TABLE users ADD x int GENERATED ALWAYS AS (nextval(\'orders_id_seq\')) STORED'),
 		'42P17 generation expression is not immutable', 'an error of the statement itself');
+	is(failure('ALTER TABLE users SET TABLESPACE missing'), '42704 tablespace "missing" does not exist',
+		'also where it is judged by rules');
 };
 
 subtest 'names' => sub {
