@@ -180,7 +180,9 @@ subtest 'both protocols' => sub {
 			"2 SELECT [SELECT name FROM users WHERE id = \$1] {}"), 'extended: each execution');
 	$session->do('ROLLBACK');
 	$session->do('BEGIN; SELECT 1 FROM users; /* b */ SELECT 2 FROM orders');
-	is(kept($session), "1 SELECT [SELECT 1 FROM users] {public.users}\n2 SELECT [/* b */ SELECT 2 FROM orders] {public.orders}",
+	# From 18 on the parser has a statement begin with its first word.
+	my $comment = $node->pg_version >= 18 ? '' : '/* b */ ';
+	is(kept($session), "1 SELECT [SELECT 1 FROM users] {public.users}\n2 SELECT [${comment}SELECT 2 FROM orders] {public.orders}",
 		'simple: each of a string');
 	$session->do('ROLLBACK');
 	$session->send('SELECT 1 FROM users; SELECT pg_sleep(3600)');

@@ -94,7 +94,13 @@ sub error
 	eval { $self->{dbh}->pg_result; 1 } or return $@;
 	# Later releases of DBD::Pg (3.21) raise no error for a statement that was cancelled.
 	return undef if $self->{dbh}->state ne '57014';
-	return 'ERROR:  ' . $self->{dbh}->pg_error_field('message_primary');
+	my $error = 'ERROR:  ' . $self->{dbh}->pg_error_field('message_primary');
+	for my $field (qw(detail hint context))
+	{
+		my $text = $self->{dbh}->pg_error_field($field);
+		$error .= "\n" . uc($field) . ":  $text" if defined $text;
+	}
+	return $error;
 }
 
 1;
