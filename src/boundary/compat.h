@@ -428,10 +428,11 @@ inline const RangeVar* clustered_table(const Node* statement) {
 
 // ---- The server log. 19 has a level for each type of process.
 
-/// From which level on this process writes messages to the server log.
-inline int server_log_level() {
+/// From which level on processes of that type, by default of this one's, write messages to the
+/// server log, as far as this process' own settings tell.
+inline int server_log_level([[maybe_unused]] BackendType type = MyBackendType) {
 #if PG_VERSION_NUM >= 190000
-    return log_min_messages[MyBackendType];
+    return log_min_messages[type];
 #else
     return log_min_messages;
 #endif

@@ -144,7 +144,7 @@ bool still_holds(const core::TrackedRoot& root, const LastWait& last, bool trans
 core::RootEvidence gather_evidence(const IncidentWatch& watch, const core::IncidentState& state,
                                    const core::TrackedRoot& root) {
     core::RootEvidence evidence = {};
-    evidence.notes_complete = log_min_messages < FATAL;
+    evidence.notes_complete = pg::compat::server_log_level(B_BACKEND) < FATAL; // a client's session
     if (root.root.pid != 0) {
         Assert(root.root.procno >= 0 && root.root.procno < pg::compat::count_of_procs());
         const PGPROC* proc = GetPGProcByNumber(root.root.procno);
