@@ -130,12 +130,15 @@ RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10
 AS 'MODULE_PATHNAME', 'pg_lockguard_progress';
 
+COMMENT ON FUNCTION pg_lockguard_progress() IS
+    'the guarded statements that wait at low priority, or do heavy work';
+
 CREATE VIEW pg_lockguard_progress AS SELECT * FROM pg_lockguard_progress();
 
 GRANT SELECT ON pg_lockguard_progress TO PUBLIC;
 
 COMMENT ON VIEW pg_lockguard_progress IS
-    'the guarded statements that wait at low priority, and for whom';
+    'the guarded statements that wait at low priority, and for whom, or do heavy work';
 
 -- What a DDL statement would do.
 CREATE FUNCTION ddl_preview(

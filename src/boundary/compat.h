@@ -113,6 +113,14 @@ inline PROCLOCK* older_own_proclock(PGPROC* proc, int partition, PROCLOCK* procl
                : element_of<PROCLOCK>(link, offsetof(PROCLOCK, procLink));
 }
 
+// ---- Command tags. 17 has no name for the end of the list.
+
+inline constexpr int kCommandTagCount = 0
+#define PG_CMDTAG(...) +1
+#include "tcop/cmdtaglist.h"
+#undef PG_CMDTAG
+    ;
+
 // ---- Processes. 17 replaced backend IDs by numbers of PGPROCs and moved lxid.
 
 inline int procno_of(const PGPROC* proc) {

@@ -1,5 +1,6 @@
 #include "core/incident_tracker.h"
 
+#include "core/graph_reach.h"
 #include "core/kept_array.h"
 
 #include <algorithm>
@@ -17,64 +18,6 @@ bool same_transaction(const TransactionKey& left, const TransactionKey& right) {
            (left.xact_start == right.xact_start || left.xact_start == kUnknownTime ||
             right.xact_start == kUnknownTime);
 }
-
-/// For each session those that it blocks: the edges the other way round.
-class Waiters {
-  public:
-    Waiters(const LockGraph& graph, std::pmr::memory_resource& memory)
-        : first_(graph.sessions.size() + 2, 0, &memory), waiters_(graph.edges.size(), 0, &memory) {
-        const auto count = static_cast<SessionIndex>(graph.sessions.size());
-        for (const Edge& edge : graph.edges)
-            ++first_[edge.blocker + 2];
-        for (std::size_t i = 1; i < first_.size(); ++i)
-            first_[i] += first_[i - 1];
-        for (SessionIndex s = 0; s < count; ++s) {
-            for (const Edge& edge : graph.blockers_of(s))
-                waiters_[first_[edge.blocker + 1]++] = s;
-        }
-    }
-
-    std::span<const std::uint32_t> of(SessionIndex session) const {
-        return std::span(waiters_).subspan(first_[session], first_[session + 1] - first_[session]);
-    }
-
-  private:
-    Indices first_;
-    Indices waiters_;
-};
-
-/// Visits everybody who can be reached from one session, each once, in no order.
-class Reach {
-  public:
-    Reach(std::size_t sessions, std::pmr::memory_resource& memory)
-        : met_(sessions, 0, &memory), found_(&memory) {}
-
-    /// \param next  next(session, visit) calls visit(neighbour) for each
-    /// \return  those found, without `from` itself; until the next call
-    template <class Next>
-    std::span<const std::uint32_t> from(SessionIndex from, Next next) {
-        ++round_;
-        found_.clear();
-        met_[from] = round_;
-        const auto visit = [this](SessionIndex session) {
-            if (met_[session] != round_) {
-                met_[session] = round_;
-                found_.push_back(session);
-            }
-        };
-        next(from, visit);
-        for (std::size_t i = 0; i < found_.size(); ++i)
-            next(found_[i], visit);
-        return found_;
-    }
-
-    bool met(SessionIndex session) const { return met_[session] == round_; }
-
-  private:
-    Indices met_; // the round in which each was met
-    std::uint32_t round_ = 0;
-    Indices found_;
-};
 
 /// A root of the look.
 struct SeenRoot {
@@ -390,72 +333,6 @@ class Step {
 IncidentState follow_incidents(const IncidentState& before, const IncidentLook& look,
                                const IncidentLimits& limits, std::pmr::memory_resource& memory) {
     return Step(before, look, limits, memory).take();
-}
-
-LockGraph graph_behind(const LockGraph& graph, SessionIndex root,
-                       std::pmr::memory_resource& memory) {
-    const auto count = static_cast<SessionIndex>(graph.sessions.size());
-    const Waiters waiters(graph, memory);
-    Reach reach(count, memory);
-    reach.from(root, [&waiters](SessionIndex session, auto visit) {
-        for (const SessionIndex waiter : waiters.of(session))
-            visit(waiter);
-    });
-    KeptArray<std::uint32_t> first_edge(std::size_t{count} + 1, memory);
-    std::pmr::vector<Edge> kept(&memory);
-    first_edge[0] = 0;
-    for (SessionIndex s = 0; s < count; ++s) {
-        if (reach.met(s)) {
-            for (const Edge& edge : graph.blockers_of(s)) {
-                if (reach.met(edge.blocker))
-                    kept.push_back(edge);
-            }
-        }
-        first_edge[std::size_t{s} + 1] = static_cast<std::uint32_t>(kept.size());
-    }
-    KeptArray<Edge> edges(kept.size(), memory);
-    std::copy(kept.begin(), kept.end(), edges.data());
-    return {graph.sessions, edges.keep(), first_edge.keep()};
-}
-
-std::string_view incident_end_name(IncidentEnd end) {
-    switch (end) {
-    case IncidentEnd::open:
-        return "";
-    case IncidentEnd::released:
-        return "released";
-    case IncidentEnd::waiters_gave_up:
-        return "waiters gave up";
-    case IncidentEnd::terminated:
-        return "terminated";
-    case IncidentEnd::cancelled:
-        return "cancelled";
-    case IncidentEnd::deadlock:
-        return "deadlock";
-    case IncidentEnd::became_part_of:
-        return "became part of";
-    case IncidentEnd::unknown:
-        return "unknown";
-    }
-    return "";
-}
-
-IncidentEnd end_of_incident(const TrackedRoot& root, const RootEvidence& evidence) {
-    if (root.joined != kNotTracked)
-        return IncidentEnd::became_part_of;
-    if (evidence.note == FailureNote::deadlock || evidence.ring_noted)
-        return IncidentEnd::deadlock;
-    if (evidence.note == FailureNote::terminated)
-        return IncidentEnd::terminated;
-    if (evidence.note == FailureNote::cancelled)
-        return IncidentEnd::cancelled;
-    if (evidence.waiters_noted)
-        return IncidentEnd::waiters_gave_up;
-    if (evidence.holds)
-        return root.missed > 1 ? IncidentEnd::waiters_gave_up : IncidentEnd::open;
-    if (evidence.session_gone && !evidence.notes_complete)
-        return IncidentEnd::unknown;
-    return IncidentEnd::released;
 }
 
 } // namespace lockguard::core

@@ -1,7 +1,7 @@
 // What ALTER locks beside the relation that it names. Where it goes down to children it does so in
 // one of two ways: at once to all that inherit, or from child to child, and not below one where
 // there is nothing to do (tablecmds.c: ATSimpleRecursion() and find_all_inheritors() here,
-// find_inheritance_children() there).
+// find_inheritance_children() there). Longer than other files: a function for each form.
 #include "guard/lock_targets_alter.h"
 
 #include "guard/lock_target_facts.h"

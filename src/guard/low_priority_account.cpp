@@ -29,7 +29,9 @@ const char* mode_name(const NeededLock& lock) {
 
 WaitAccount::WaitAccount(CommandTag tag, const core::WaitPolicy& policy)
     : statement_{tag, current_reader()}, policy_(policy), started_(steady_now()),
-      started_at_(GetCurrentTimestamp()) {}
+      started_at_(GetCurrentTimestamp()) {
+    Assert(!shows_low_priority_wait()); // whoever was here before has withdrawn it
+}
 
 Microseconds WaitAccount::waited() const {
     return earlier_waits_ + (waiting_since_ == 0 ? 0 : steady_now() - waiting_since_);

@@ -123,8 +123,10 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
     SubtransactionEnd end = run_in_subtransaction(body, expected);
     result.ended = steady_now();
     result.got_all = progress.got_all;
-    if (end.kept)
+    if (end.kept) {
+        Assert(!wait_limit_has_struck());
         return result;
+    }
     if (end.error != nullptr) {
         learn_from(*end.error, progress, plan, &result);
         raise_swallowed_interrupts(marks);

@@ -6,6 +6,8 @@
 // A lock that turns up inside the statement is waited for there, as long as nobody is kept waiting
 // by that for too long; only then the attempt ends, and from then on it is one of the locks that
 // are known, and waited for like the first.
+//
+// (Longer than other files: one loop, and each of the ways out of it.)
 #include "guard/low_priority_run.h"
 
 #include "core/wait_policy.h"
@@ -18,15 +20,15 @@
 #include "boundary/settings.h"
 #include "guard/low_priority_account.h"
 #include "guard/low_priority_attempt.h"
+#include "guard/low_priority_attention.h"
 #include "guard/low_priority_eviction.h"
+#include "guard/low_priority_failure.h"
+#include "guard/low_priority_renewal.h"
 #include "guard/low_priority_wait.h"
-#include "guard/repack_ring.h"
 #include "guard/stall_limit.h"
 #include "guard/wait_decision.h"
 #include "guard/wait_notice.h"
 #include "locks/lock_holders.h"
-#include "locks/waiters_behind.h"
-#include "sessions/signals.h"
 #include "shmem/counters.h"
 #include "shmem/wait_board.h"
 
@@ -51,12 +53,6 @@ int milliseconds(Microseconds duration) {
     return static_cast<int>(std::clamp<Microseconds>(rounded, 1, INT_MAX));
 }
 
-bool is_below(MemoryContext context, MemoryContext ancestor) {
-    while (context != nullptr && context != ancestor)
-        context = context->parent;
-    return context != nullptr;
-}
-
 /// One statement's wait. Plain data, and pointers into memory contexts.
 class LowPriorityRun {
   public:
@@ -67,7 +63,8 @@ class LowPriorityRun {
                           IsSubTransaction() || compat::is_pipelining() ||
                           TransactionIdIsValid(GetTopTransactionIdIfAny())),
           needed_(CurrentMemoryContext),
-          attempts_(call, needed_, account_, snapshot_, !in_transaction_) {
+          attempts_(call, needed_, account_, snapshot_, !in_transaction_),
+          attention_(account_, rhythm_) {
         core::WaitLimits limits = {};
         limits.max_burst = max_kept_waiting_;
         limits.deadlock_timeout = DeadlockTimeout * kMillisecond;
@@ -192,7 +189,7 @@ class LowPriorityRun {
                 if (left <= 0)
                     return;
                 left = std::min(left, longest_sleep());
-                bool ended = sleep_until_end(holder.vxid, left, check_for_deadlock());
+                bool ended = sleep_until_end(holder.vxid, left, attention_.check_for_deadlock());
                 check_client();
                 if (ended) {
                     core::holder_ended(policy_, age(holder));
@@ -210,16 +207,6 @@ class LowPriorityRun {
         }
     }
 
-    /// Rings of waits at low priority are seen by what their members show (locks/waiters_behind).
-    /// Where the library is not preloaded they show nothing, and the server's own check must find
-    /// them.
-    DeadlockCheck check_for_deadlock() {
-        bool due = !shared_state_available() && core::is_long_wait(rhythm_, account_.waited()) &&
-                   anybody_waits_for_us(Behind::anybody) &&
-                   core::is_time_for_deadlock_check(rhythm_, steady_now(), account_.waited());
-        return due ? DeadlockCheck::at_once : DeadlockCheck::no;
-    }
-
     /// The longest sleep on one holder, before there is something else to look after.
     Microseconds longest_sleep() const {
         return core::longest_sleep(rhythm_, steady_now(), account_.waited(),
@@ -229,104 +216,25 @@ class LowPriorityRun {
     /// Looks after all else while the statement waits for these holders; last of all, whether
     /// somebody has decided for it.
     void attend(const AwaitedHolders& holders) {
-        look_after(holders);
+        WaitFailure failure = {};
+        if (!attention_.look_after(holders, &failure))
+            fail(failure);
         notices_.attend(account_, outlook());
         if (!is_decided())
             take_decision(&decision_);
     }
 
-    void look_after(const AwaitedHolders& holders) {
-        if (core::is_long_wait(rhythm_, account_.waited())) {
-            for (const AwaitedHolder& holder : holders.holders) {
-                // As the deadlock detector does for those that stand in the queue.
-                if (holder.type == B_AUTOVAC_WORKER && !holder.against_wraparound)
-                    cancel_transaction(session_of(holder));
-            }
-            leave_ring_with_repack(holders);
-        }
-        account_.note_waiting(holders);
-        if (core::is_time_to_look_behind(rhythm_, steady_now()))
-            mind_those_behind(holders);
-    }
-
-    /// In a transaction that holds locks, politeness has an end.
-    void mind_those_behind(const AwaitedHolders& holders) {
-        if (behind_ == nullptr) {
-            MemoryContextSwitchTo(caller_context_);
-            behind_ = new_behind_record();
-            MemoryContextSwitchTo(round_context_);
-        }
-        WaitersBehind behind = look_behind(behind_);
-        kept_waiting_ = behind.sessions;
-        kept_waiting_for_ = behind.longest;
-        core::looked_behind(rhythm_, steady_now(), kept_waiting_ > 0 ? kept_waiting_for_ : -1);
-        if (behind.ring == RingState::closed_by_us)
-            raise_deadlock(behind);
-        if (behind.ring == RingState::closed_by_other && !behind.closer_looks) {
-            sleep_for_deadlock_check(holders, behind);
-            return;
-        }
-        if (core::has_kept_waiting_too_long(rhythm_, behind.longest))
-            fail({.kept_waiting = behind.sessions, .kept_waiting_for = behind.longest});
-    }
-
-    /// A ring that a plain session has closed is found by its own deadlock check, if we sleep on
-    /// our place in the ring at that time. Where it is still there afterwards, the check is ours.
-    void sleep_for_deadlock_check(const AwaitedHolders& holders, const WaitersBehind& behind) {
-        for (const AwaitedHolder& holder : holders.holders) {
-            if (holder.procno != behind.ring_holder.procno || holder.pid != behind.ring_holder.pid)
-                continue;
-            core::RingSleep sleep = core::sleep_in_ring(rhythm_, steady_now(),
-                                                        GetCurrentTimestamp() - behind.ring_closed);
-            sleep_until_end(holder.vxid, sleep.duration,
-                            sleep.check_at_once ? DeadlockCheck::at_once : DeadlockCheck::no);
-            check_client();
-            return;
-        }
-    }
-
-    void leave_ring_with_repack(const AwaitedHolders& holders) {
-        if (!account_.is_lock_known() || !core::is_time_to_look_for_repack(rhythm_, steady_now()))
-            return;
-        int pid = repack_that_waits_for_us(account_.lock(), holders);
-        if (pid == 0)
-            return;
-        fail({.ring_with = pid});
-    }
-
-    /// Ends the transaction, in which nothing has been done, and begins another, so that nobody who
-    /// waits for its virtual transaction id waits for as long as the statement does: some tools
-    /// (pg_repack) poll for the end of all transactions that they have seen, while they hold what
-    /// this statement waits for. To all who look at it, it is the same statement since the same
-    /// time. Returns whether it has: what it shows is to be published again.
+    /// Where it is time to, and can be done (guard/low_priority_renewal). Returns whether it
+    /// has: what it shows is to be published again.
     bool renew_transaction() {
-        if (!core::is_time_to_renew(rhythm_, steady_now()))
-            return false;
-        // Somebody else's that would not outlive the transaction.
-        if (ActiveSnapshotSet() || !ThereAreNoReadyPortals() ||
-            is_below(caller_context_, TopTransactionContext))
+        if (!core::is_time_to_renew(rhythm_, steady_now()) ||
+            !can_renew_transaction(caller_context_))
             return false;
         account_.publish_between_transactions();
-        TimestampTz timeout_end = compat::transaction_timeout_end();
-        commit_at_once();
-        StartTransactionCommand();
-        compat::set_transaction_timeout_end(timeout_end);
+        pg::renew_transaction();
         MemoryContextSwitchTo(round_context_);
         core::renewed(rhythm_, steady_now());
         return true;
-    }
-
-    /// An attempt that was rolled back may have left the transaction with an id. There is nothing
-    /// in it that could be lost: so its commit waits for no disk and no standby. (A wait for a
-    /// standby may have no end, and would swallow a request to cancel the statement.)
-    static void commit_at_once() {
-        const int waits_for = synchronous_commit;
-        run_guarded(
-            [] {
-                synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
-                CommitTransactionCommand();
-            },
-            [waits_for] { synchronous_commit = waits_for; });
     }
 
     // ---- One attempt
@@ -441,11 +349,12 @@ class LowPriorityRun {
             end = core::PatienceEnd::queue;
         else if (!own_limit_ && settings.on_timeout() == DdlOnTimeout::terminate)
             end = core::PatienceEnd::termination;
-        return {policy_.limits.deadline, end, kept_waiting_, kept_waiting_for_};
+        return {policy_.limits.deadline, end, attention_.kept_waiting(),
+                attention_.kept_waiting_for()};
     }
 
     bool give_up() {
-        Failure failure = {};
+        WaitFailure failure = {};
         if (!own_limit_) {
             switch (settings.on_timeout()) {
             case DdlOnTimeout::error:
@@ -462,46 +371,9 @@ class LowPriorityRun {
         fail(failure);
     }
 
-    /// Why patience is over, where that is not a limit on the whole wait.
-    struct Failure {
-        std::uint32_t kept_waiting = 0; // sessions
-        Microseconds kept_waiting_for = 0;
-        int ring_with = 0;                  // pid of a pg_repack that waits for this transaction
-        const char* nobody_ended = nullptr; // why, with ddl_on_timeout = terminate
-        const char* decided = nullptr;      // who decided so, in words
-    };
-
-    [[noreturn]] void fail(const Failure& failure) {
+    [[noreturn]] void fail(const WaitFailure& failure) {
         MemoryContextSwitchTo(caller_context_);
-        // Who has kept others waiting for too long fails by ddl_lock_timeout.
-        bool by_lock_timeout = own_limit_ || failure.kept_waiting > 0 || failure.ring_with != 0;
-        count(by_lock_timeout ? Counter::timeouts_lock : Counter::timeouts_total);
-        // Outside of the queue, who came last is in the way as much as who came first.
-        AwaitedLock lock = {GetCurrentTimestamp(), account_.is_lock_known(), account_.lock().tag,
-                            account_.lock().mode};
-        Explanation explanation =
-            explain(account_.statement(),
-                    {lock, account_.waited(), failure.kept_waiting, failure.kept_waiting_for,
-                     policy_.longest_stay, static_cast<int32>(policy_.attempts)});
-        const char* detail = explanation.detail;
-        const char* hint = explanation.hint;
-        const char* separator = detail == nullptr ? "" : "\n";
-        const char* so_far = detail == nullptr ? "" : detail;
-        if (failure.decided != nullptr)
-            detail = psprintf("%s%s%s.", so_far, separator, failure.decided);
-        if (failure.nobody_ended != nullptr)
-            detail = psprintf("%s%sNobody was ended: %s.", so_far, separator, failure.nobody_ended);
-        if (failure.ring_with != 0) {
-            detail =
-                psprintf("%s%sPID %d is of pg_repack, which waits for this transaction to end.",
-                         so_far, separator, failure.ring_with);
-            hint = "Roll back, and run the statement outside of a transaction block, or when "
-                   "pg_repack has finished.";
-        }
-        ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-                        errmsg("canceling statement due to lock timeout"),
-                        detail != nullptr ? errdetail_internal("%s", detail) : 0,
-                        hint != nullptr ? errhint("%s", hint) : 0));
+        raise_wait_failure(account_, policy_, own_limit_, failure);
     }
 
     /// As plain PostgreSQL would have done it, with what is left of the session's lock_timeout, or
@@ -518,7 +390,7 @@ class LowPriorityRun {
 
     /// Ends who holds the locks, and takes its place in the queue, so that newcomers wait, for as
     /// long as any statement may stand there. Returns false where that does not succeed.
-    bool end_holders_and_run(Failure* failure) {
+    bool end_holders_and_run(WaitFailure* failure) {
         account_.publish(WaitPhase::terminating, -1);
         if (!account_.is_lock_known())
             return false;
@@ -568,10 +440,8 @@ class LowPriorityRun {
     PortalSnapshot snapshot_;
     NeededLocks needed_;
     Attempts attempts_;
-    BehindRecord* behind_ = nullptr;    // made by the first look: most statements never wait
-    bool has_queued_ = false;           // the latest attempt did
-    std::uint32_t kept_waiting_ = 0;    // sessions that wait behind us, by the latest look ...
-    Microseconds kept_waiting_for_ = 0; // ... the longest of them for so long
+    WaitAttention attention_;
+    bool has_queued_ = false; // the latest attempt did
 };
 
 } // namespace

@@ -20,6 +20,15 @@ using core::Microseconds;
 
 namespace {
 
+/// Whose patience ends so soon in an error is told by that: a NOTICE would say the same, just
+/// before.
+constexpr Microseconds kTooLate = 100 * kMillisecond;
+
+bool is_at_its_end(const WaitOutlook& outlook) {
+    return outlook.end == core::PatienceEnd::failure && outlook.deadline != core::kUnknownTime &&
+           outlook.deadline - steady_now() < kTooLate;
+}
+
 /// In the current memory context.
 core::WaitWords describe(const WaitAccount& account, const WaitOutlook& outlook) {
     core::WaitWords waiting = {};
@@ -77,7 +86,7 @@ void WaitNotices::attend(const WaitAccount& account, const WaitOutlook& outlook)
     if (until_due(account) > 0)
         return;
     sent_at_ = steady_now();
-    if (!is_notice_wanted())
+    if (!is_notice_wanted() || is_at_its_end(outlook))
         return;
     send(account, outlook, [](const core::WaitWords& waiting, std::pmr::memory_resource& memory) {
         return ClientNotice{core::wait_notice_message(waiting, memory).data(),

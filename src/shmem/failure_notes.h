@@ -5,7 +5,7 @@
 // them for good only where the first was the same before and after. The latest note stays.
 #pragma once
 
-#include "core/incident_tracker.h"
+#include "core/incident_end.h"
 
 #include "boundary/compat.h"
 #include "shmem/segment.h"

@@ -193,7 +193,7 @@ bool read_guarded_prepared(int place_number, GuardedSession* transaction) {
     transaction->max_stall = static_cast<int>(low_of(word));
     transaction->since = static_cast<TimestampTz>(pg_atomic_read_u64(&place->since));
     transaction->command =
-        command < COMMAND_TAG_NEXTTAG ? static_cast<CommandTag>(command) : CMDTAG_UNKNOWN;
+        command < compat::kCommandTagCount ? static_cast<CommandTag>(command) : CMDTAG_UNKNOWN;
     return true;
 }
 

@@ -7,6 +7,7 @@
 // An incident that has ended makes room for a new one, the oldest first; an open one does not.
 #pragma once
 
+#include "core/incident_end.h"
 #include "core/incident_tracker.h"
 #include "core/wait_picture.h"
 

@@ -70,4 +70,9 @@ bool read_low_priority_wait(int procno, LowPriorityWait* wait) {
            (wait->lxid == InvalidLocalTransactionId || wait->lxid == compat::lxid_of(proc));
 }
 
+bool shows_low_priority_wait() {
+    LowPriorityWait own;
+    return read_low_priority_wait(compat::procno_of(MyProc), &own);
+}
+
 } // namespace lockguard::pg

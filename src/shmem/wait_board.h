@@ -46,6 +46,9 @@ void publish_low_priority_wait(const LowPriorityWait& wait);
 /// Shows nothing any more. Never ereports.
 void withdraw_low_priority_wait();
 
+/// Does this backend show one?
+bool shows_low_priority_wait();
+
 /// The wait of that PGPROC, where it has one. A slot that a process has left behind is not
 /// believed: its pid and transaction must still be those of the PGPROC. Nor is a lock that no lock
 /// manager knows: it comes back as one that is not known. Never ereports.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/graph_reach.h"
+
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "sessions/backend_status.h"

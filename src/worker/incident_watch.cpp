@@ -1,5 +1,6 @@
 #include "worker/incident_watch.h"
 
+#include "core/incident_end.h"
 #include "core/incident_tracker.h"
 #include "core/words/incidents.h"
 

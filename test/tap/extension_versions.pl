@@ -46,6 +46,13 @@ my $fresh = $node->safe_psql('postgres', $contents);
 like($fresh, qr/^function $_\(\)/m, "$_() is part of it")
   for qw(lock_tree pg_lockguard_progress pg_lockguard_events pg_stat_lockguard pg_stat_lockguard_reset);
 
+is($node->safe_psql('postgres', q{
+	SELECT string_agg(pg_describe_object(classid, objid, objsubid), ', ' ORDER BY objid) FROM pg_depend d
+	WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass)
+		AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_lockguard')
+		AND obj_description(objid, CASE classid WHEN 'pg_proc'::regclass THEN 'pg_proc' ELSE 'pg_class' END) IS NULL}),
+	'', 'each function and view has a comment');
+
 my @older = split /\n/, $node->safe_psql('postgres',
 	"SELECT version FROM pg_available_extension_versions WHERE name = 'pg_lockguard' AND version <> '$newest' ORDER BY version");
 cmp_ok(scalar @older, '>=', 1, 'there are older versions');

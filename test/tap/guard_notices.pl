@@ -71,6 +71,19 @@ subtest 'none before deadlock_timeout' => sub {
 		q{SELECT waited < '200ms' FROM pg_lockguard_events WHERE kind = 'ddl_acquired' ORDER BY id DESC LIMIT 1});
 };
 
+subtest 'none at the very end' => sub {
+	@told = ();
+	read_and_idle($holder);
+	$ddl->do("SET lock_timeout = '250ms'");
+	my $began = time;
+	$ddl->send(add_column());
+	like($ddl->error, qr/lock timeout\nDETAIL:  ALTER TABLE waited /, 'the error says it all');
+	cmp_ok(time - $began, '>=', 0.2, 'a NOTICE was due before');
+	is_deeply(\@told, [], 'nothing that would be old with the next line');
+	$ddl->do('RESET lock_timeout');
+	$holder->do('COMMIT');
+};
+
 subtest 'what it says' => sub {
 	@told = ();
 	$ddl->do("SET pg_lockguard.ddl_notice_interval = '1h'");

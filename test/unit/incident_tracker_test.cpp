@@ -1,5 +1,7 @@
 #include "core/incident_tracker.h"
 
+#include "core/graph_reach.h"
+#include "core/incident_end.h"
 #include "core/words/incidents.h"
 
 #include "test_memory.h"
