@@ -68,10 +68,12 @@ struct HarmfulLock {
     LOCKMODE mode;
 };
 
-/// Can nobody else know of the relation, or does nobody mind?
+/// May others know of the relation, and mind? Not of one that this transaction has dropped, as a
+/// rewrite drops the indexes that it makes anew: the locks on it stay.
 bool is_others_business(Oid relation) {
-    if (IsCatalogRelationOid(relation) || get_rel_persistence(relation) == RELPERSISTENCE_TEMP ||
-        get_rel_relkind(relation) == RELKIND_TOASTVALUE)
+    const char kind = get_rel_relkind(relation);
+    if (kind == '\0' || kind == RELKIND_TOASTVALUE || IsCatalogRelationOid(relation) ||
+        get_rel_persistence(relation) == RELPERSISTENCE_TEMP)
         return false;
     Relation opened = RelationIdGetRelation(relation);
     if (!RelationIsValid(opened))

@@ -398,9 +398,11 @@ class LowPriorityRun {
         return failure->nobody_ended == nullptr && run_after_eviction();
     }
 
-    /// Takes the place of those who have just been ended.
+    /// Takes the place of those who have just been ended. The session's lock_timeout goes on.
     bool run_after_eviction() {
-        const Timestamp end = steady_now() + policy_.limits.max_burst;
+        Timestamp end = steady_now() + policy_.limits.max_burst;
+        if (LockTimeout > 0 && !lock_timeout_bounds_stays_)
+            end = std::min(end, account_.started() + LockTimeout * kMillisecond);
         for (Microseconds left; (left = end - steady_now()) > 0;) {
             CHECK_FOR_INTERRUPTS();
             bool can_queue = needed_.contains(account_.lock());

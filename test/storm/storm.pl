@@ -281,6 +281,12 @@ cmp_ok($size_at_end, '<=', $size + 2048, "the worker has not grown ($size kB, th
 my $counters = $dbh->selectrow_hashref('SELECT * FROM pg_stat_lockguard');
 is($counters->{errors}, 0, 'the worker had no error');
 
+# A file that no relation has would have been left by somebody; those of dropped ones are there until a checkpoint.
+$dbh->do('CHECKPOINT');
+is($dbh->selectrow_array(q{SELECT string_agg(f, ' ') FROM pg_ls_dir('base/' || (SELECT oid FROM pg_database WHERE datname = 'storm')) AS f
+	WHERE f ~ '^t?[0-9]' AND substring(f FROM '^(?:t[0-9]+_)?([0-9]+)')::oid NOT IN (
+		SELECT pg_relation_filenode(oid) FROM pg_class WHERE pg_relation_filenode(oid) IS NOT NULL)}), undef, 'no file is left');
+
 my $everything = join ' UNION ALL ', map { "SELECT '$_', sum(hashtext(x::text)::bigint) FROM $_ x" } @Storm::Schema::tables;
 $node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 is($standby->safe_psql('storm', $everything), $node->safe_psql('storm', $everything), 'the standby has the same rows');

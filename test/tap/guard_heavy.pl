@@ -161,6 +161,24 @@ subtest 'warn' => sub {
 	$ddl->do('RESET pg_lockguard.ddl_heavy');
 };
 
+# The transaction keeps its locks on those that it drops for that.
+subtest 'indexes that are made anew along with the table' => sub {
+	for my $mode (qw(low_priority lock_timeout))
+	{
+		$ddl->do("SET pg_lockguard.ddl_mode = $mode");
+		my %outcome;
+		for my $round (1 .. 10)
+		{
+			$other->do("CREATE TABLE anew_$round (id int PRIMARY KEY, n int UNIQUE)");
+			$other->do("INSERT INTO anew_$round VALUES (1, 1)");
+			$outcome{ tried("ALTER TABLE anew_$round ALTER id TYPE bigint, ALTER n TYPE bigint", 'ddl_heavy = warn', 'ddl_heavy_min_size = 0') }++;
+			$other->do("DROP TABLE anew_$round");
+		}
+		is_deeply([ sort keys %outcome ], ['done'], "$mode: done, with a warning");
+	}
+	$ddl->do('RESET pg_lockguard.ddl_mode');
+};
+
 subtest 'what a running statement does' => sub {
 	$node->safe_psql('postgres', q{CREATE FUNCTION waits(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
 		$$ BEGIN WHILE NOT pg_try_advisory_xact_lock(1) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN $1; END $$});

@@ -1,5 +1,7 @@
 # Orders that come in the very moment in which a statement ends: whatever they hit, it is the statement
 # that kept others waiting, and nothing that the session does afterwards.
+#
+# LOCKGUARD_STRESS is the number of rounds of each subtest (default 150).
 use strict;
 use warnings;
 
@@ -10,8 +12,9 @@ use LockGuard;
 use LockGuard::Stall;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-my $rounds = ($ENV{LOCKGUARD_STRESS} || 1) * 150;
+my $rounds = $ENV{LOCKGUARD_STRESS} || 150;
 my $node = start_stall_node('race', q{pg_lockguard.ddl_max_stall = '15ms'}, q{pg_lockguard.blocker_action = off});
 $node->safe_psql(
 	'postgres', q{
@@ -97,6 +100,38 @@ subtest 'a cancel request that comes at the same time is not lost' => sub {
 	is_deeply(\@other, [], 'no other error');
 	is($ended + $cancelled, $rounds, 'each has come to an end');
 	note("$ended ended by the limit, $cancelled by the request");
+};
+
+# The next one takes its place among the processes, and where pids are few, its pid.
+subtest 'a session that leaves, and the one that comes after it' => sub {
+	configure($node, blocker_action => 'terminate', max_terminations_per_minute => 1000);
+	$node->safe_psql('postgres', 'ALTER TABLE busy OWNER TO app');
+	my ($told, %pids, @other) = (0);
+	for (1 .. $rounds)
+	{
+		my $leaver = LockGuard::Session->new($node, 'leaver', user => 'app');
+		$leaver->do('BEGIN');
+		$leaver->do('ALTER TABLE busy ALTER id SET DEFAULT 1');
+		$reader->send('SELECT * FROM busy');
+		usleep(10_000 + rand 15_000);
+		if (!eval { $leaver->do('ROLLBACK') if rand() < 0.3; 1 }) { $told++ }
+		$leaver->{dbh}->disconnect;
+		if (!eval {
+				my $next = LockGuard::Session->new($node, 'next', user => 'app');
+				$next->do($_) for 'BEGIN', 'SELECT FROM other', 'SELECT pg_sleep(0.003)', 'COMMIT';
+				$pids{ $next->pid }++;
+				$next->{dbh}->disconnect;
+				1;
+			})
+		{
+			push @other, $@;
+		}
+		defined and push @other, $_ for $reader->error;
+	}
+	is_deeply(\@other, [], 'no other error');
+	my $sent = statistics($node)->{terminations};
+	note("$sent signals, $told seen by those they were for; " . ($rounds - keys %pids) . ' came with a pid that had been');
+	cmp_ok($sent, '>', 0, 'some were in time to be ended');
 };
 
 ends_well($node);

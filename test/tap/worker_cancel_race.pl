@@ -14,6 +14,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 use DBI;
 use LockGuard;
+use LockGuard::Race;
 use LockGuard::Worker;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -28,27 +29,6 @@ my $node = start_worker_node(
 	q{pg_lockguard.worker_interval = 10ms}, q{log_statement = none});
 my $observer = LockGuard::observer($node);
 my @tables = map { new_table($node) } 1 .. $clients;
-my $stop = PostgreSQL::Test::Utils::tempdir . '/stop';
-
-# A process that runs body(HANDLE), to write its journal to, and ends.
-sub spawn
-{
-	my ($body) = @_;
-	pipe(my $read, my $write) or die "pipe: $!";
-	my $pid = fork() // die "fork: $!";
-	if ($pid == 0)
-	{
-		close $read;
-		my $done = eval { $body->($write); 1 };
-		print $write "died $@" unless $done;
-		close $write;
-		# Neither END blocks nor destructors of the parent's.
-		require POSIX;
-		POSIX::_exit(0);
-	}
-	close $write;
-	return $read;
-}
 
 sub connection
 {
@@ -63,7 +43,7 @@ sub requester
 {
 	my ($table) = @_;
 	my $dbh = connection('', 'requester');
-	$dbh->do("BEGIN; LOCK TABLE $table; COMMIT") until -e $stop;
+	$dbh->do("BEGIN; LOCK TABLE $table; COMMIT") while going_on();
 	return;
 }
 
@@ -84,7 +64,7 @@ sub holder
 		  $error =~ /^DETAIL:  pg_lockguard: at work on one statement for /m ? 'told' : 'untold';
 		return 0;
 	};
-	until (-e $stop)
+	while (going_on())
 	{
 		$begun = time;
 		my $going = $run->(begin => 'BEGIN') && $run->(lock => "SELECT FROM $table");
@@ -100,11 +80,13 @@ sub holder
 	return;
 }
 
-my @journals = map { my $table = $_; spawn(sub { holder($table, @_) }) } @tables;
-my @requesters = map { my $table = $_; spawn(sub { requester($table) }) } @tables;
+for my $table (@tables)
+{
+	start_client(sub { holder($table, @_) });
+	start_client(sub { requester($table) });
+}
 await($node, "$wanted cancels", 'SELECT cancellations >= ? FROM pg_stat_lockguard', $wanted);
-append_to_file($stop, '');
-my @lines = map { my $handle = $_; chomp(my @read = <$handle>); @read } @journals, @requesters;
+my @lines = end_clients();
 
 my @died = grep { /^died/ } @lines;
 is(scalar @died, 0, 'every client came to its end') or diag join "\n", @died;

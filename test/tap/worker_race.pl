@@ -1,7 +1,9 @@
 # Sessions that commit, go on, and leave while the worker judges them: only those are ended that
 # are idle in transaction with a conflicting lock at that moment, and no acknowledged commit is lost.
 #
-# LOCKGUARD_STRESS_SECONDS is the length of the race (default 12).
+# Those who want the lock give up as well, so that whoever is judged may block nobody any more.
+#
+# LOCKGUARD_STRESS is the number of sessions that must have been ended (default: as many as in 12 s).
 use strict;
 use warnings;
 
@@ -9,6 +11,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::Race;
 use LockGuard::Record;
 use LockGuard::Worker;
 use PostgreSQL::Test::Cluster;
@@ -18,32 +21,8 @@ use Time::HiRes qw(usleep time);
 
 my $node = start_worker_node('race', q{pg_lockguard.blocker_action = terminate}, q{pg_lockguard.worker_interval = 10ms});
 
-# Runs $body($end) in a process of its own, which may write lines to the handle that it is given.
-# Returns what reads them.
-sub start_process
-{
-	my ($body) = @_;
-	pipe(my $read, my $write) or die "pipe: $!";
-	my $pid = fork();
-	die "fork: $!" unless defined $pid;
-	if ($pid == 0)
-	{
-		close $read;
-		$write->autoflush(1);
-		my $done = eval { $body->($write); 1 };
-		print $write "died $@" unless $done;
-		close $write;
-		# Neither END blocks nor destructors of the parent's.
-		require POSIX;
-		POSIX::_exit($done ? 0 : 1);
-	}
-	close $write;
-	return { pid => $pid, handle => $read };
-}
-
 subtest 'the race' => sub {
-	my $seconds = $ENV{LOCKGUARD_STRESS_SECONDS} || 12;
-	my $end = time + $seconds;
+	my $start = time;
 	configure($node, worker_interval => '10ms');
 	$node->safe_psql(
 		'postgres', q{
@@ -57,7 +36,7 @@ subtest 'the race' => sub {
 	my $writer = sub {
 		my ($number, $out) = @_;
 		my ($session, $n) = (undef, 0);
-		while (time < $end)
+		while (going_on())
 		{
 			$session ||= LockGuard::Session->new($node, "writer${number}x$$", user => 'app');
 			my $id = "$number.$$." . ++$n;
@@ -89,7 +68,7 @@ subtest 'the race' => sub {
 	# Takes the lock and leaves, in a hurry.
 	my $leaver = sub {
 		my ($number, $out) = @_;
-		while (time < $end)
+		while (going_on())
 		{
 			my $session = LockGuard::Session->new($node, "leaver${number}x$$", user => 'app');
 			eval {
@@ -104,7 +83,7 @@ subtest 'the race' => sub {
 	my $active = sub {
 		my ($number, $out) = @_;
 		my $session = LockGuard::Session->new($node, "active${number}x$$", user => 'app');
-		while (time < $end)
+		while (going_on())
 		{
 			$session->do("SELECT pg_sleep(0.01) FROM (SELECT count(*) FROM ledger) l");
 			$session->do('BEGIN; SELECT FROM ledger LIMIT 1; SELECT pg_sleep(0.01); COMMIT');
@@ -115,7 +94,7 @@ subtest 'the race' => sub {
 	my $idler = sub {
 		my ($number, $out) = @_;
 		my $session = LockGuard::Session->new($node, "idler${number}x$$", user => 'app');
-		while (time < $end)
+		while (going_on())
 		{
 			$session->do('BEGIN');
 			$session->do('SELECT FROM aside LIMIT 1');
@@ -128,7 +107,7 @@ subtest 'the race' => sub {
 		my ($number, $out) = @_;
 		my $session = LockGuard::Session->new($node, "locker${number}x$$");
 		my $locks = 0;
-		while (time < $end)
+		while (going_on())
 		{
 			$session->do('BEGIN; LOCK TABLE ledger; COMMIT');
 			$locks++;
@@ -137,26 +116,43 @@ subtest 'the race' => sub {
 		print $out "locks $locks\n";
 	};
 
-	my @processes;
-	for my $kind ([ $writer, 4 ], [ $leaver, 2 ], [ $active, 2 ], [ $idler, 1 ], [ $locker, 2 ])
+	# The same, with little patience.
+	my $impatient = sub {
+		my ($number, $out) = @_;
+		my $session = LockGuard::Session->new($node, "impatient${number}x$$");
+		my ($locks, $given_up) = (0, 0);
+		while (going_on())
+		{
+			$session->do('SET lock_timeout = ' . (1 + int rand 15));
+			$session->do('BEGIN');
+			if (eval { $session->do('LOCK TABLE ledger'); 1 }) { $locks++ }
+			elsif ($session->sqlstate eq '55P03') { $given_up++ }
+			else { die $@ }
+			$session->do('ROLLBACK');
+			usleep(rand 5000);
+		}
+		print $out "impatient: $locks locks, given up $given_up times\n";
+	};
+
+	for my $kind ([ $writer, 4 ], [ $leaver, 2 ], [ $active, 2 ], [ $idler, 1 ], [ $locker, 1 ], [ $impatient, 2 ])
 	{
 		my ($body, $count) = @$kind;
 		for my $number (1 .. $count)
 		{
-			push @processes, start_process(sub { $body->($number, $_[0]) });
+			start_client(sub { $body->($number, $_[0]) });
 		}
 	}
-	my @said;
-	my $failed = 0;
-	for my $process (@processes)
+	if (my $wanted = $ENV{LOCKGUARD_STRESS})
 	{
-		my $handle = $process->{handle};
-		push @said, <$handle>;
-		waitpid $process->{pid}, 0;
-		$failed++ if $? != 0;
+		await($node, "$wanted sessions are ended", 'SELECT terminations >= ? FROM pg_stat_lockguard', $wanted);
 	}
-	chomp @said;
-	is($failed, 0, 'race: every client came to its end') or diag join "\n", grep { /^died/ } @said;
+	else
+	{
+		usleep(12_000_000);
+	}
+	my @said = end_clients();
+	my $seconds = time - $start;
+	is(join('', grep { /^died/ } @said), '', 'race: every client came to its end');
 	is(scalar(grep { /^alive active/ } @said), 2, 'race: sessions that are always active go on');
 	is(scalar(grep { /^alive idler/ } @said), 1, 'race: a session that holds another lock goes on');
 
@@ -188,9 +184,9 @@ subtest 'the race' => sub {
 
 	my %late = map { ("$_->[0] $_->[2]" => 1) } grep { $_->[0] ne 'told' } @fatal;
 	note sprintf
-	  '%d s: %d sessions ended, %d clients told, %d not (%s), %d commits acknowledged, %d in the ledger, %s',
-	  $seconds, scalar @ended, scalar @told, @fatal - @told, join(', ', sort keys %late),
-	  scalar @acknowledged, scalar keys %ledger, join(', ', grep { /^locks/ } @said);
+	  '%d s: %d sessions ended, of which %d had the pid of another that had been; %d clients told, %d not (%s), %d commits acknowledged, %d in the ledger, %s',
+	  $seconds, scalar @ended, @ended - keys %ended, scalar @told, @fatal - @told, join(', ', sort keys %late),
+	  scalar @acknowledged, scalar keys %ledger, join(', ', grep { /^(locks|impatient)/ } @said);
 };
 
 ends_well($node);

@@ -43,6 +43,17 @@ sub connect
 	$self->{pending} = [];
 	$self->{touched} = {};
 	$self->{in_doubt} = undef;
+	$self->{statements} = {};
+	return;
+}
+
+# prepared(NAME, STATEMENT): there is such a prepared statement, of one bigint.
+sub prepared
+{
+	my ($self, $name, $statement) = @_;
+	return if $self->{statements}{$name};
+	$self->sql("PREPARE $name (bigint) AS $statement");
+	$self->{statements}{$name} = 1;
 	return;
 }
 
