@@ -209,29 +209,14 @@ void for_each_fast_path_lock(const PGPROC* proc, Visit visit) {
 }
 
 /// The modes that a process holds on a relation of its own database in its fast-path slots. Certain
-/// only while the caller holds proc->fpInfoLock. 18 gave a process as many groups of slots as
-/// max_locks_per_transaction needs, and a prepared transaction none.
+/// only while the caller holds proc->fpInfoLock.
 inline LOCKMASK fast_path_modes(const PGPROC* proc, Oid relation) {
-#if PG_VERSION_NUM >= 180000
-    // Read once: without the lock it may be that of a transaction which is just being prepared.
-    const uint64* slot_bits = *const_cast<uint64* const volatile*>(&proc->fpLockBits);
-    constexpr int group_slots = FP_LOCK_SLOTS_PER_GROUP;
-    const int groups = slot_bits == nullptr ? 0 : FastPathLockSlotsPerBackend() / group_slots;
-    auto bits_of = [slot_bits](int group) { return slot_bits[group]; };
-#else
-    constexpr int group_slots = FP_LOCK_SLOTS_PER_BACKEND;
-    constexpr int groups = 1;
-    auto bits_of = [proc](int) { return proc->fpLockBits; };
-#endif
-    for (int group = 0; group < groups; group++) {
-        // Three bits a slot, for AccessShareLock, RowShareLock and RowExclusiveLock.
-        uint64 bits = bits_of(group);
-        for (int slot = group * group_slots; bits != 0; bits >>= 3, slot++) {
-            if ((bits & 7) != 0 && proc->fpRelId[slot] == relation)
-                return static_cast<LOCKMASK>((bits & 7) << AccessShareLock);
-        }
-    }
-    return 0;
+    LOCKMASK found = 0;
+    for_each_fast_path_lock(proc, [relation, &found](Oid locked, LOCKMASK modes) {
+        if (locked == relation)
+            found |= modes;
+    });
+    return found;
 }
 
 /// Does this process hold no relation by its own slots? Only others' requests empty them meanwhile,

@@ -110,6 +110,11 @@ void add(Collection* found, Oid relation, LOCKMODE mode) {
         found->locks.add({relation, mode});
 }
 
+void add_if_any(Collection* found, Oid relation, LOCKMODE mode) {
+    if (OidIsValid(relation))
+        add(found, relation, mode);
+}
+
 namespace {
 
 void add_all_below(Collection* found, Oid relation, LOCKMODE mode, bool also_others_temporary) {

@@ -38,6 +38,9 @@ RelationFacts facts_of(Oid relation);
 /// Adds a lock, unless the relation is private. Modes that are covered by others are dropped.
 void add(Collection* found, Oid relation, LOCKMODE mode);
 
+/// The same, where there is such a relation.
+void add_if_any(Collection* found, Oid relation, LOCKMODE mode);
+
 /// Adds all that inherit from the relation, partitions of partitions included, as
 /// find_all_inheritors() locks them.
 void add_descendants(Collection* found, Oid relation, LOCKMODE mode);

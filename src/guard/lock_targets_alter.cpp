@@ -1,7 +1,7 @@
 // What ALTER locks beside the relation that it names. Where it goes down to children it does so in
 // one of two ways: at once to all that inherit, or from child to child, and not below one where
 // there is nothing to do (tablecmds.c: ATSimpleRecursion() and find_all_inheritors() here,
-// find_inheritance_children() there). Longer than other files: a function for each form.
+// find_inheritance_children() there).
 #include "guard/lock_targets_alter.h"
 
 #include "guard/lock_target_facts.h"
@@ -216,21 +216,20 @@ void add_for_triggers(Collection* found, const Altered& table, const char* name,
         add_children(found, table, has_row_triggers, &also_internal);
 }
 
-void add_for_attach(Collection* found, const Altered& table, const RangeVar* name) {
-    if (table.kind == RELKIND_PARTITIONED_INDEX) {
-        Oid index = look_up(found, name, Right::own).relation;
-        if (OidIsValid(index))
-            add(found, index, AccessExclusiveLock);
-        return;
-    }
-    Oid default_partition = get_default_partition_oid(table.relation);
-    Oid partition = look_up(found, name, Right::own).relation;
-    if (!OidIsValid(partition))
-        return;
-    if (OidIsValid(default_partition))
-        add(found, default_partition, AccessExclusiveLock);
+void add_partition_with_default(Collection* found, const Altered& table, Oid partition) {
+    add_if_any(found, get_default_partition_oid(table.relation), AccessExclusiveLock);
     add(found, partition, AccessExclusiveLock);
     add_descendants(found, partition, AccessExclusiveLock);
+}
+
+void add_for_attach(Collection* found, const Altered& table, const RangeVar* name) {
+    if (table.kind == RELKIND_PARTITIONED_INDEX) {
+        add_if_any(found, look_up(found, name, Right::own).relation, AccessExclusiveLock);
+        return;
+    }
+    Oid partition = look_up(found, name, Right::own).relation;
+    if (OidIsValid(partition))
+        add_partition_with_default(found, table, partition);
 }
 
 void add_for_detach(Collection* found, const Altered& table, const RangeVar* name) {
@@ -240,11 +239,7 @@ void add_for_detach(Collection* found, const Altered& table, const RangeVar* nam
         found->valid = false;
         return;
     }
-    Oid default_partition = get_default_partition_oid(table.relation);
-    if (OidIsValid(default_partition))
-        add(found, default_partition, AccessExclusiveLock);
-    add(found, partition, AccessExclusiveLock);
-    add_descendants(found, partition, AccessExclusiveLock);
+    add_partition_with_default(found, table, partition);
 }
 
 void add_for_finalized_detach(Collection* found, const Altered& table, const RangeVar* name) {
@@ -258,9 +253,7 @@ void add_for_finalized_detach(Collection* found, const Altered& table, const Ran
 }
 
 void add_for_parent(Collection* found, const RangeVar* name) {
-    Oid parent = look_up(found, name, Right::own).relation;
-    if (OidIsValid(parent))
-        add(found, parent, ShareUpdateExclusiveLock);
+    add_if_any(found, look_up(found, name, Right::own).relation, ShareUpdateExclusiveLock);
 }
 
 void add_owned_sequences(Collection* found, Oid table, LOCKMODE mode) {

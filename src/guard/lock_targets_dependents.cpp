@@ -63,11 +63,6 @@ Oid relation_of_row(Oid catalog, Oid index, AttrNumber oid_column, AttrNumber co
     return relation;
 }
 
-void add_if_any(Collection* found, Oid relation, LOCKMODE mode) {
-    if (OidIsValid(relation))
-        add(found, relation, mode);
-}
-
 void add_for_deleted_relation(Collection* found, Oid relation) {
     char kind = get_rel_relkind(relation);
     if (is_index(kind)) {

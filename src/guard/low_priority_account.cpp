@@ -89,6 +89,7 @@ void WaitAccount::close() {
     if (has_waited_)
         note_longest(Longest::wait, earlier_waits_);
     withdraw();
+    Assert(!shows_low_priority_wait()); // whichever way led here
 }
 
 /// The wait that goes on now is over, or it is not to be counted twice.

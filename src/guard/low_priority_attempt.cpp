@@ -111,7 +111,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         result.end = AttemptEnd::look_again;
         return result;
     }
-    if (find_obstacle(plan, &result) || find_snapshot_in_the_way(plan, &result))
+    if (find_lock_in_the_way(plan, &result) || find_snapshot_in_the_way(plan, &result))
         return result;
     snapshot_.restore();
 
@@ -145,7 +145,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
 /// Is a lock that is known held by somebody else? Asked without the lock manager: from wal_level
 /// replica on, an attempt at ACCESS EXCLUSIVE gives the transaction an id, which holds VACUUM back
 /// for as long as the wait lasts; and a standby takes the lock as well, for its readers to wait.
-bool Attempts::find_obstacle(const AttemptPlan& plan, AttemptResult* result) const {
+bool Attempts::find_lock_in_the_way(const AttemptPlan& plan, AttemptResult* result) const {
     for (const NeededLock& lock : needed_.all()) {
         if (plan.queue_for != nullptr && is_same_lock(lock, *plan.queue_for))
             continue; // that is what the queue is for

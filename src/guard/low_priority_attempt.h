@@ -78,7 +78,7 @@ class Attempts {
     bool run_without_subtransaction(const LockTargets& targets);
     void run_for_good(int lock_timeout, bool queues, bool limited);
     void queue_for_targets();
-    bool find_obstacle(const AttemptPlan& plan, AttemptResult* result) const;
+    bool find_lock_in_the_way(const AttemptPlan& plan, AttemptResult* result) const;
     bool find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const;
     bool lock_and_run(const AttemptPlan& plan, uint64 messages, const LockTargets& targets,
                       Progress* progress);

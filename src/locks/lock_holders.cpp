@@ -5,6 +5,11 @@
 
 #include "boundary/memory.h"
 
+extern "C" {
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+}
+
 namespace lockguard::pg {
 
 namespace {
@@ -119,6 +124,16 @@ bool is_free_in_table(const LOCKTAG& tag, LOCKMASK conflicts, uint32 hash) {
 }
 
 } // namespace
+
+Datum pids_of(std::span<const LockHolder> holders) {
+    auto* pids = new_array<Datum>(holders.size());
+    for (std::size_t i = 0; i < holders.size(); i++)
+        pids[i] = Int32GetDatum(holders[i].session.pid);
+    std::sort(pids, pids + holders.size(),
+              [](Datum left, Datum right) { return DatumGetInt32(left) < DatumGetInt32(right); });
+    return PointerGetDatum(construct_array(pids, static_cast<int>(holders.size()), INT4OID,
+                                           sizeof(int32), true, TYPALIGN_INT));
+}
 
 bool seems_free(const LOCKTAG& tag, LOCKMODE mode) {
     LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[mode];

@@ -27,6 +27,9 @@ struct LockHolder {
 /// partition lock, LW_SHARED, one at a time.
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter);
 
+/// Their pids, ascending, as an int4[]; 0 for a prepared transaction.
+Datum pids_of(std::span<const LockHolder> holders);
+
 /// A glance without allocation, far cheaper than GetLockConflicts(), which takes a lock of every
 /// process: does no transaction but this process's hold a mode of the lock that conflicts with
 /// `mode`? (As there, what a session holds outside of transactions does not count.) Where that is

@@ -58,6 +58,7 @@ void note_waiter(const PGPROC* waiter, const LOCK* lock, TimestampTz now, StallR
 
 /// The caller holds the partition's lock.
 void look_in_partition(int partition, TimestampTz now, StallReport* report) {
+    Assert(LWLockHeldByMe(LockHashPartitionLockByIndex(partition)));
     for (PROCLOCK* own = compat::newest_own_proclock(MyProc, partition); own != nullptr;
          own = compat::older_own_proclock(MyProc, partition, own)) {
         LOCK* lock = own->tag.myLock;
@@ -122,6 +123,7 @@ void start_own_watch(TimestampTz since, Microseconds max_stall, void (*strike)()
         watch.timeout = RegisterTimeout(USER_TIMEOUT, look_from_timer);
         watch.registered = true;
     }
+    Assert(!get_timeout_active(watch.timeout));
     watch.since = since;
     watch.max_stall = max_stall;
     watch.strike = strike;

@@ -21,7 +21,6 @@ extern "C" {
 #include "catalog/pg_type.h"
 #include "commands/tablecmds.h"
 #include "nodes/parsenodes.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 
 PG_FUNCTION_INFO_V1(pg_lockguard_ddl_preview);
@@ -149,16 +148,6 @@ HolderAges ages_of(std::span<const pg::LockHolder> holders, pg::NameLookup names
     return ages;
 }
 
-Datum pids_of(std::span<const pg::LockHolder> holders) {
-    auto* pids = static_cast<Datum*>(palloc(sizeof(Datum) * std::max<Size>(holders.size(), 1)));
-    for (std::size_t i = 0; i < holders.size(); i++)
-        pids[i] = Int32GetDatum(holders[i].session.pid);
-    std::sort(pids, pids + holders.size(),
-              [](Datum left, Datum right) { return DatumGetInt32(left) < DatumGetInt32(right); });
-    return PointerGetDatum(construct_array(pids, static_cast<int>(holders.size()), INT4OID,
-                                           sizeof(int32), true, TYPALIGN_INT));
-}
-
 const char* relation_text(Oid relation, pg::NameLookup names) {
     LOCKTAG tag;
     SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
@@ -227,7 +216,7 @@ class PreviewRows {
         std::span<const pg::LockHolder> holders = lock.holders;
         if (holders.empty())
             holders = pg::find_lock_holders(lock.tag, lock.mode, pg::compat::procno_of(MyProc));
-        row.set(col_held_by, pids_of(holders));
+        row.set(col_held_by, pg::pids_of(holders));
         HolderAges ages = ages_of(holders, names_);
         if (ages.idle >= 0)
             row.set(col_longest_idle, pg::interval_value(ages.idle));

@@ -40,8 +40,9 @@ void attach(void* memory, bool is_new) {
 }
 
 /// The place that a new incident gets: an unused one, or that of the oldest that has ended. The
-/// caller holds the lock, and writes alone.
+/// caller holds the lock, and writes alone; or is the postmaster, before there is anybody else.
 int find_room() {
+    Assert(!IsUnderPostmaster || LWLockHeldByMeInMode(state.lock, LW_EXCLUSIVE));
     int found = -1;
     for (int i = 0; i < state.places; i++) {
         const Incident& incident = state.ring->places[i];

@@ -96,14 +96,7 @@ Datum interval_of(int64 microseconds) {
 Datum holder_pids(int procno, const pg::LowPriorityWait& wait) {
     if (wait.phase == pg::WaitPhase::running || !wait.lock_known)
         return PointerGetDatum(construct_empty_array(INT4OID));
-    std::span<const pg::LockHolder> holders = pg::find_lock_holders(wait.tag, wait.mode, procno);
-    auto* pids = pg::new_array<Datum>(holders.size());
-    for (std::size_t i = 0; i < holders.size(); i++)
-        pids[i] = Int32GetDatum(holders[i].session.pid);
-    std::sort(pids, pids + holders.size(),
-              [](Datum left, Datum right) { return DatumGetInt32(left) < DatumGetInt32(right); });
-    return PointerGetDatum(construct_array(pids, static_cast<int>(holders.size()), INT4OID,
-                                           sizeof(int32), true, TYPALIGN_INT));
+    return pg::pids_of(pg::find_lock_holders(wait.tag, wait.mode, procno));
 }
 
 /// A statement that works, and has not waited or has shown nothing of that.

@@ -184,6 +184,7 @@ void judge(BlockerLook* look) {
 /// session's state was read, and its state is compared once more before it is signaled
 /// (worker/last_check): so it has not exported a snapshot, or been protected, in between.
 void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
+    Assert(IsTransactionState());
     ExemptionLists lists = read_exemption_lists(!earlier->names_reported);
     earlier->names_reported |= lists.name_missing;
     auto complete = [&](const core::BlockerDecision& decision) {

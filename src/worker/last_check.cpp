@@ -53,6 +53,7 @@ bool holds_conflicting_mode(LOCK* lock, const PGPROC* proc, LOCKMODE wanted) {
 /// Does anybody of the process's lock group hold such a mode? The caller holds the partition's
 /// lock.
 bool group_holds_conflicting_mode(LOCK* lock, const PGPROC* leader, LOCKMODE wanted) {
+    Assert(LWLockHeldByMe(LockHashPartitionLock(LockTagHashCode(&lock->tag))));
     LOCKMASK conflicts = GetLockTagsMethodTable(&lock->tag)->conflictTab[wanted];
     for (PROCLOCK* proclock = compat::first_proclock(lock); proclock != nullptr;
          proclock = compat::next_proclock(lock, proclock)) {
@@ -65,6 +66,7 @@ bool group_holds_conflicting_mode(LOCK* lock, const PGPROC* leader, LOCKMODE wan
 /// Does the process itself hold such a mode of a lock that nobody need wait for? The caller holds
 /// its fpInfoLock. Takes the partition's lock.
 bool holds_conflicting_mode(PGPROC* proc, const LOCKTAG& tag, LOCKMODE wanted) {
+    Assert(LWLockHeldByMe(&proc->fpInfoLock));
     LOCKMASK conflicts = GetLockTagsMethodTable(&tag)->conflictTab[wanted];
     if (tag.locktag_type == LOCKTAG_RELATION && tag.locktag_field1 == proc->databaseId &&
         (compat::fast_path_modes(proc, tag.locktag_field2) & conflicts) != 0)

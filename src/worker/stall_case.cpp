@@ -45,6 +45,7 @@ void draw_tree(const StallCase& c, Event* event) {
 
 /// What the catalogs say. The caller has them open.
 const char* spared_by_catalogs(const StallCase& c, const BackendStatus& status, NameLookup lookup) {
+    Assert(IsTransactionState());
     const SnapshotSession& session = c.snapshot->sessions[c.index];
     core::SessionFacts facts = {};
     facts.client_backend = status.type == B_BACKEND;

@@ -1,5 +1,7 @@
 # Every form of ALTER TABLE, and the other commands that can be guarded, at low priority: each waits for a lock
-# that somebody holds, keeps nobody waiting meanwhile, and does its work then.
+# that somebody holds, keeps nobody waiting meanwhile, and does its work then. The transaction
+# is over then, so that no locks are left to compare with plain PostgreSQL's: those are the topic of
+# low_priority_exact_locks*.pl.
 use strict;
 use warnings;
 

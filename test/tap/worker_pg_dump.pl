@@ -36,16 +36,6 @@ $node->safe_psql('postgres', q{
 	GRANT SELECT ON ALL TABLES IN SCHEMA store TO backup;
 	ANALYZE});
 
-# The rows of a table in the dump.
-sub rows_in_dump
-{
-	my ($directory, $table) = @_;
-	my ($text, $error) = run_command([ 'pg_restore', '--data-only', "--table=$table", '-f', '-', $directory ]);
-	is($error, '', "pg_restore reads $table");
-	my ($rows) = $text =~ /^COPY store\.$table \(.*?\) FROM stdin;\n(.*?)^\\\.$/ms;
-	return defined $rows ? scalar(my @lines = split /\n/, $rows) : -1;
-}
-
 my $keys = session($node, 'keys');
 $keys->do("SELECT pg_advisory_lock($_)") for 1 .. 4;
 my $directory = PostgreSQL::Test::Utils::tempdir . '/dump';

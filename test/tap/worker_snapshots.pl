@@ -152,16 +152,6 @@ subtest 'pg_dump by its name' => sub {
 	forget_sessions($holder, $ddl);
 };
 
-# The rows of a table in a dump.
-sub rows_in_dump
-{
-	my ($directory, $table) = @_;
-	my ($text, $error) = run_command([ 'pg_restore', '--data-only', "--table=$table", '-f', '-', $directory ]);
-	is($error, '', "pg_restore reads $table");
-	my ($rows) = $text =~ /^COPY store\.$table \(.*?\) FROM stdin;\n(.*?)^\\\.$/ms;
-	return defined $rows ? scalar(my @lines = split /\n/, $rows) : -1;
-}
-
 # The verdict about a session of the dump.
 sub verdict_of
 {

@@ -17,7 +17,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(start_worker_node worker_pid new_table idle_holder blocked_ddl conflict wait_for_look is_alive wait_gone
-	lines_about wait_for_line spared);
+	lines_about wait_for_line spared rows_in_dump);
 
 my $serial = 0;
 
@@ -177,6 +177,16 @@ sub spared
 	is(await_end($ddl), undef, "$why: its transaction was whole");
 	forget_sessions($holder, $ddl);
 	return;
+}
+
+# rows_in_dump(DIRECTORY, TABLE): the rows of a table of the schema store in a dump; -1 where it is not there.
+sub rows_in_dump
+{
+	my ($directory, $table) = @_;
+	my ($text, $error) = run_command([ 'pg_restore', '--data-only', "--table=$table", '-f', '-', $directory ]);
+	is($error, '', "pg_restore reads $table");
+	my ($rows) = $text =~ /^COPY store\.$table \(.*?\) FROM stdin;\n(.*?)^\\\.$/ms;
+	return defined $rows ? scalar(my @lines = split /\n/, $rows) : -1;
 }
 
 1;
