@@ -29,9 +29,10 @@ class WaitNotices {
     core::Microseconds until_due(const WaitAccount& account) const;
 
     /// Sends it, if it is due, anybody would read it, and the statement does not fail in the next
-    /// moment. To be called while the statement waits, outside of any subtransaction. Says who is in the way, as far as the statement's user may
-    /// know it. Needs a transaction. Leaves nothing in the current memory context, and holds no
-    /// snapshot of the catalogs afterwards. May ereport; serves interrupts.
+    /// moment. To be called while the statement waits, outside of any subtransaction. Says who is
+    /// in the way, as far as the statement's user may know it. Needs a transaction. Leaves nothing
+    /// in the current memory context, and holds no snapshot of the catalogs afterwards. May
+    /// ereport; serves interrupts.
     void attend(const WaitAccount& account, const WaitOutlook& outlook);
 
     /// Says that the statement stands in the queue from now on, where a NOTICE has been due before.

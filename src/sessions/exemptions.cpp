@@ -6,7 +6,12 @@
 #include "shmem/protections.h"
 
 extern "C" {
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/pg_database.h"
 #include "utils/acl.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
 #include "utils/varlena.h"
 }
 
@@ -51,12 +56,39 @@ bool is_named(const char* name, const List* names) {
     return false;
 }
 
+/// Not get_database_oid(): that reads an index, which a process without a database may not have at
+/// hand, and can't look up.
+bool database_exists(const char* name) {
+    Relation databases = table_open(DatabaseRelationId, AccessShareLock);
+    ScanKeyData key;
+    ScanKeyInit(&key, Anum_pg_database_datname, BTEqualStrategyNumber, F_NAMEEQ,
+                CStringGetDatum(name));
+    SysScanDesc scan = systable_beginscan(databases, InvalidOid, false, nullptr, 1, &key);
+    const bool exists = HeapTupleIsValid(systable_getnext(scan));
+    systable_endscan(scan);
+    table_close(databases, AccessShareLock);
+    return exists;
+}
+
+/// Returns true.
+bool report_missing_name(const char* kind, const char* name, const char* setting) {
+    ereport(WARNING, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                      errmsg("%s \"%s\" of pg_lockguard.%s does not exist", kind, name, setting),
+                      errhint("Correct the setting and reload: it protects nobody.")));
+    return true;
+}
+
 } // namespace
 
 ExemptionLists read_exemption_lists(bool report_missing) {
     Assert(IsTransactionState());
     ExemptionLists lists = {};
     lists.databases = names_in(settings.exempt_databases);
+    for (int i = 0; report_missing && i < list_length(lists.databases); i++) {
+        const auto* name = static_cast<const char*>(list_nth(lists.databases, i));
+        if (!database_exists(name))
+            lists.name_missing = report_missing_name("database", name, "exempt_databases");
+    }
     List* names = names_in(settings.exempt_roles);
     List* roles = NIL;
     for (int i = 0; i < list_length(names); i++) {
@@ -66,12 +98,8 @@ ExemptionLists read_exemption_lists(bool report_missing) {
             roles = lappend_oid(roles, role);
             continue;
         }
-        lists.role_missing = true;
         if (report_missing)
-            ereport(WARNING,
-                    (errcode(ERRCODE_UNDEFINED_OBJECT),
-                     errmsg("role \"%s\" of pg_lockguard.exempt_roles does not exist", name),
-                     errhint("Correct the setting and reload: it protects nobody.")));
+            lists.name_missing = report_missing_name("role", name, "exempt_roles");
     }
     lists.roles = roles;
     return lists;

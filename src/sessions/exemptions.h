@@ -15,7 +15,7 @@ namespace lockguard::pg {
 struct ExemptionLists {
     const List* roles;     // OIDs
     const List* databases; // names
-    bool role_missing;     // a name in exempt_roles does not exist: it protects nobody
+    bool name_missing;     // one that does not exist has been reported: it protects nobody
 };
 
 /// Can what find_exemptions() needs be read now, without waiting for a lock?
@@ -26,7 +26,7 @@ inline bool exemptions_can_be_read(NameLookup lookup) {
 /// Reads the lists. Needs a transaction, with the catalogs open (exemptions_can_be_read()).
 /// Everything is in the current memory context. May ereport.
 ///
-/// \param report_missing  whether names in exempt_roles that do not exist are each a WARNING
+/// \param report_missing  whether names that do not exist are each a WARNING
 ExemptionLists read_exemption_lists(bool report_missing);
 
 /// Sets what the settings and the session's transaction say: protected_by_setting, exempt_* and

@@ -184,8 +184,8 @@ void judge(BlockerLook* look) {
 /// session's state was read, and its state is compared once more before it is signaled
 /// (worker/last_check): so it has not exported a snapshot, or been protected, in between.
 void look_up_facts(BlockerLook* look, LookMemory* earlier, NameLookup lookup) {
-    ExemptionLists lists = read_exemption_lists(!earlier->roles_reported);
-    earlier->roles_reported |= lists.role_missing;
+    ExemptionLists lists = read_exemption_lists(!earlier->names_reported);
+    earlier->names_reported |= lists.name_missing;
     auto complete = [&](const core::BlockerDecision& decision) {
         const SnapshotSession& session = look->snapshot.sessions[decision.victim];
         core::SessionFacts* facts = &look->facts[decision.victim];
@@ -318,6 +318,22 @@ bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* l
         return false;
     judge(look);
     return true;
+}
+
+void check_exempt_names(MemoryContext memory, LookMemory* earlier) {
+    if (earlier->names_checked)
+        return;
+    Assert(!IsTransactionState());
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    NameLookup lookup = open_name_lookup();
+    if (exemptions_can_be_read(lookup)) {
+        earlier->names_checked = true; // also if it fails: once is enough for that, too
+        earlier->names_reported = read_exemption_lists(true).name_missing;
+    }
+    close_name_lookup(lookup);
+    CommitTransactionCommand();
+    MemoryContextSwitchTo(memory);
 }
 
 BlockerCases judge_with_catalogs(BlockerLook* look, LookMemory* earlier) {

@@ -28,8 +28,10 @@ struct Stall {
 
 /// What looks have to know of those before them.
 struct LookMemory {
-    Stall* stalls;       // by procno; an entry whose session has gone on can match nothing again
-    bool roles_reported; // names in exempt_roles that do not exist, since the latest reload
+    Stall* stalls; // by procno; an entry whose session has gone on can match nothing again
+    // Since the latest reload:
+    bool names_checked;  // those in exempt_roles and exempt_databases, whether they exist
+    bool names_reported; // there is one that does not
 };
 
 /// What one look gathers. Everything is in its memory context.
@@ -77,6 +79,13 @@ struct BlockerCases {
 /// \param memory   where the look lives; the current memory context
 /// \param earlier  what this look adds to, for the next
 bool look_for_blockers(MemoryContext memory, LookMemory* earlier, BlockerLook* look);
+
+/// Once after each reload, before anybody is to be judged: a name in exempt_roles or
+/// exempt_databases that does not exist protects nobody, and is a WARNING. In a transaction of its
+/// own; where the catalogs can't be read now, it is for the next look. Leaves nothing in memory.
+///
+/// \param memory  of the look; the current memory context
+void check_exempt_names(MemoryContext memory, LookMemory* earlier);
 
 /// Judges again, in a transaction of its own, knowing what the catalogs know, and puts what is left
 /// into words. Where they can't be read now, it is for the next look.

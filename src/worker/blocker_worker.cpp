@@ -351,7 +351,8 @@ void reload_configuration(History* history) {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
     pg::publish_server_protection();
-    history->looks.roles_reported = false;
+    history->looks.names_checked = false;
+    history->looks.names_reported = false;
     Actions actions = actions_by_settings();
     if (actions != history->actions)
         forget_all(history, actions);
@@ -365,6 +366,7 @@ core::Microseconds look(MemoryContext context, History* history) {
     pg::run_guarded(
         [&] {
             pg::count(pg::Counter::looks);
+            pg::check_exempt_names(context, &history->looks);
             if (history->follow_ups.count > 0)
                 review_follow_ups(context, &history->follow_ups);
             if (pg::anybody_waits())

@@ -35,6 +35,20 @@ subtest 'superusers' => sub {
 	spared('a superuser', 'superuser', 'it has logged in as a superuser', conflict($node, 'boss'));
 };
 
+subtest 'names that protect nobody' => sub {
+	# They are reported before anybody is in the way: afterwards it may be too late.
+	my $offset = -s $node->logfile;
+	configure($node, exempt_roles => 'nobody_at_all, "Backup Role"', exempt_databases => 'nowhere_at_all, other');
+	my ($roles, $databases) = map { qr/WARNING:  $_ does not exist/ }
+	  ('role "nobody_at_all" of pg_lockguard.exempt_roles', 'database "nowhere_at_all" of pg_lockguard.exempt_databases');
+	$node->wait_for_log($roles, $offset);
+	my $log = substr(slurp_file($node->logfile), $offset);
+	like($log, $roles, 'a role');
+	like($log, $databases, 'a database');
+	is(scalar(my @warnings = $log =~ /WARNING:  .* does not exist/g), 2, 'no others');
+	configure($node, exempt_databases => '');
+};
+
 subtest 'exempt_roles: members of a role' => sub {
 	configure($node, exempt_roles => 'nobody_like_that, "Backup Role"');
 	spared('a member of a member, without inheritance', 'role', $by_role, conflict($node, 'member'));
@@ -190,10 +204,13 @@ subtest 'a client that stalls in a COPY' => sub {
 			'it waits for its client in the middle of a statement, and pg_lockguard.blocker_stalled_clients is off'
 		],
 		'a stalled COPY is only logged');
+	# Between the end of the COPY and COMMIT it is idle in transaction, and would be ended for that.
+	configure($node, blocker_min_idle => '1h');
 	$holder->{dbh}->pg_putcopydata("2\n");
 	$holder->{dbh}->pg_putcopyend;
 	$holder->do('COMMIT');
 	is(await_end($ddl), undef, 'it comes to its end');
+	configure($node, blocker_min_idle => 0);
 	forget_sessions($holder, $ddl);
 };
 
