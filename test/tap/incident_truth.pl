@@ -39,7 +39,24 @@ my $observer = LockGuard::observer($node);
 
 # Sessions that are not in use; one that was ended is not among them again.
 my (@idle, $made);
-sub take { return pop @idle // session($node, 's' . ++$made) }
+# A session that has been idle for some looks, or a new one: of a session whose transactions fail twice between
+# two looks the latest failure alone is known.
+sub take
+{
+	for my $i (0 .. $#idle)
+	{
+		return splice(@idle, $i, 1) if time - $idle[$i]{idle_since} > 5 * $look;
+	}
+	return session($node, 's' . ++$made);
+}
+
+sub give_back
+{
+	my ($session) = @_;
+	$session->{idle_since} = time;
+	push @idle, $session;
+	return;
+}
 
 # What a holder holds, and how others wait for it, by kind; \$n is a number that is only this incident's.
 my %lock = (
@@ -76,7 +93,7 @@ sub begin
 	if ($end eq 'prepared')
 	{
 		$root->do("PREPARE TRANSACTION 'gid $n'");
-		push @idle, delete $entry->{root};
+		give_back(delete $entry->{root});
 		$entry->{pid} = 0;
 	}
 	elsif ($end eq 'cancelled')
@@ -125,13 +142,13 @@ sub clear
 		$waiter->error;
 		$waiter->do('ROLLBACK');
 		$waiter->do('RESET lock_timeout');
-		push @idle, $waiter;
+		give_back($waiter);
 	}
 	my $root = $entry->{root};
 	return if !$root || $entry->{end} =~ /^(terminated|lost)$/;
 	$root->error if $entry->{end} =~ /^(cancelled|deadlock)$/;
 	$root->do('ROLLBACK') if $entry->{end} !~ /^(commit|rollback)$/;
-	push @idle, $root;
+	give_back($root);
 }
 
 # ---- The incidents
