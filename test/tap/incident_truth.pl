@@ -39,6 +39,7 @@ my $observer = LockGuard::observer($node);
 
 # Sessions that are not in use; one that was ended is not among them again.
 my (@idle, $made);
+
 # A session that has been idle for some looks, or a new one: of a session whose transactions fail twice between
 # two looks the latest failure alone is known.
 sub take
