@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "guard/inheritance.h"
 #include "guard/lock_target_facts.h"
 #include "locks/lock_modes.h"
 
@@ -10,7 +11,6 @@ extern "C" {
 #include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_inherits.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -118,9 +118,7 @@ void add_if_any(Collection* found, Oid relation, LOCKMODE mode) {
 namespace {
 
 void add_all_below(Collection* found, Oid relation, LOCKMODE mode, bool also_others_temporary) {
-    if (!has_subclass(relation))
-        return;
-    const List* all = find_all_inheritors(relation, NoLock, nullptr);
+    const List* all = with_descendants(relation);
     for (int i = 0; i < list_length(all); i++) {
         // In the order of their OIDs, as PostgreSQL locks them. The first is the relation itself.
         Oid descendant = list_nth_oid(all, i);
@@ -143,14 +141,12 @@ void add_accessible_descendants(Collection* found, Oid relation, LOCKMODE mode) 
 void add_levels(Collection* found, Oid relation, LOCKMODE mode, bool (*goes_on)(Oid, const void*),
                 const void* argument) {
     check_stack_depth();
-    if (!has_subclass(relation))
-        return;
-    const List* children = find_inheritance_children(relation, NoLock);
+    const List* children = children_of(relation);
     for (int i = 0; i < list_length(children); i++)
         add(found, list_nth_oid(children, i), mode);
     for (int i = 0; i < list_length(children); i++) {
         Oid child = list_nth_oid(children, i);
-        if (has_subclass(child) && goes_on(child, argument))
+        if (has_children(child) && goes_on(child, argument))
             add_levels(found, child, mode, goes_on, argument);
     }
 }

@@ -1,5 +1,6 @@
 #include "guard/lock_targets.h"
 
+#include "guard/inheritance.h"
 #include "guard/lock_collection.h"
 #include "guard/lock_targets_alter.h"
 #include "guard/lock_targets_create.h"
@@ -11,7 +12,6 @@ extern "C" {
 #include "catalog/heap.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_inherits.h"
 #include "nodes/makefuncs.h"
 #include "utils/lsyscache.h"
 }
@@ -59,8 +59,7 @@ void collect(Collection* found, const TruncateStmt* statement) {
         add(found, relation, AccessExclusiveLock);
         if (name->inh)
             add_accessible_descendants(found, relation, AccessExclusiveLock);
-        List* all =
-            name->inh ? find_all_inheritors(relation, NoLock, nullptr) : list_make1_oid(relation);
+        List* all = name->inh ? with_descendants(relation) : list_make1_oid(relation);
         relations = list_concat_unique_oid(relations, all);
     }
     if (statement->behavior == DROP_CASCADE)

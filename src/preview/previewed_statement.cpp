@@ -1,11 +1,11 @@
 #include "preview/previewed_statement.h"
 
 #include "guard/heavy_watch.h"
+#include "guard/inheritance.h"
 
 extern "C" {
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
 #include "commands/trigger.h"
 #include "parser/parser.h"
@@ -129,9 +129,9 @@ char relkind_of(const RangeVar* name) {
 
 /// Counts them without opening one.
 bool has_many_partitions(Oid relation) {
-    if (!OidIsValid(relation) || !has_subclass(relation))
+    if (!OidIsValid(relation) || !has_children(relation))
         return false;
-    List* all = find_all_inheritors(relation, NoLock, nullptr);
+    List* all = with_descendants(relation);
     bool many = list_length(all) - 1 > core::kMostPartitions;
     list_free(all);
     return many;
@@ -165,8 +165,7 @@ Unseen of_truncate(const TruncateStmt* statement) {
             continue;
         if (has_many_partitions(relation))
             return Unseen::many_partitions;
-        List* all =
-            name->inh ? find_all_inheritors(relation, NoLock, nullptr) : list_make1_oid(relation);
+        List* all = name->inh ? with_descendants(relation) : list_make1_oid(relation);
         // With CASCADE others are truncated as well, and all of those must be known.
         if (statement->behavior == DROP_CASCADE)
             return Unseen::runs_triggers;
