@@ -71,8 +71,8 @@ for (1 .. $rounds)
 		'ALTER TABLE parent ALTER value SET DEFAULT 1',
 		'ALTER TABLE parent ADD added int',
 		'ALTER TABLE parent DROP added',
+		# Not NOWAIT, which is not guarded: there PostgreSQL itself fails with XX000 (LockTableRecurse()).
 		'BEGIN; LOCK TABLE parts IN ROW EXCLUSIVE MODE; COMMIT',
-		'BEGIN; LOCK TABLE parent IN ROW EXCLUSIVE MODE NOWAIT; COMMIT',
 		'TRUNCATE parts',
 		"SELECT * FROM ddl_preview('ALTER TABLE parent ADD previewed int')")
 	{

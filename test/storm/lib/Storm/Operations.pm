@@ -97,8 +97,11 @@ sub lock_table
 {
 	my $c = shift;
 	return unless $c->in_transaction;
-	$c->sql('LOCK TABLE ' . any(@tables) . ' IN '
-		  . any('ACCESS SHARE', 'ROW EXCLUSIVE', 'SHARE', 'SHARE ROW EXCLUSIVE', 'ACCESS EXCLUSIVE') . ' MODE' . any('', ' NOWAIT'));
+	# With NOWAIT of one table: of its children, one of which is dropped just then, plain PostgreSQL fails with XX000
+	# (LockTableRecurse() asks for all of them without a lock).
+	my ($only, $nowait) = @{ any([ '', '' ], [ 'ONLY ', ' NOWAIT' ]) };
+	$c->sql("LOCK TABLE $only" . any(@tables) . ' IN '
+		  . any('ACCESS SHARE', 'ROW EXCLUSIVE', 'SHARE', 'SHARE ROW EXCLUSIVE', 'ACCESS EXCLUSIVE') . " MODE$nowait");
 	return 1;
 }
 
