@@ -57,7 +57,7 @@ subtest 'a holder that does not die at once' => sub {
 	my $late = session($node, 'late', user => 'other');
 	$frozen->do('BEGIN');
 	$frozen->do('SELECT FROM big LIMIT 1');
-	kill 'STOP', $frozen->pid;
+	freeze($node, $frozen);
 	$ddl->do("SET pg_lockguard.ddl_lock_timeout = '300ms'");
 	$ddl->send('ALTER TABLE big ADD COLUMN c2 int');
 	await($node, 'the statement stands in the queue',

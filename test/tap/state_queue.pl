@@ -45,7 +45,7 @@ sub begin
 	my $ahead = ref $settings[0] ? shift @settings : sub { };
 	$holder = session($node, 'holder', user => 'app');
 	$holder->do('BEGIN; SELECT FROM users');
-	kill STOP => $holder->pid;
+	freeze($node, $holder);
 	$ahead->();
 	$ddl = session($node, 'ddl');
 	$ddl->do($_) for @{ $state{$state} }, @settings;

@@ -16,7 +16,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(start_node start_standby configure session forget_sessions settle await await_end tree faults
+our @EXPORT = qw(start_node start_standby configure session forget_sessions freeze settle await await_end tree faults
 	statistics ends_well);
 
 # Servers have one observer each: a session that looks at the others and never waits for a lock.
@@ -147,6 +147,18 @@ sub await
 		usleep(10_000);
 	}
 	confess "$what: it did not come to that";
+}
+
+# freeze(NODE, SESSION): stops the process of a session that has nothing to do. Not before it waits for its client:
+# one that is stopped on the way there shows no wait event, and may have begun to write its status, which whoever reads
+# it would wait for.
+sub freeze
+{
+	my ($node, $session) = @_;
+	await($node, $session->name . ' waits for its client',
+		q{SELECT wait_event = 'ClientRead' FROM pg_stat_activity WHERE pid = ?}, $session->pid);
+	kill STOP => $session->pid;
+	return;
 }
 
 # settle(NODE, WAITER...): until these sessions wait for a lock or a safe snapshot, and all
