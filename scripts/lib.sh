@@ -363,3 +363,26 @@ check() {
 
 # Of a server's log: what a test may not have noticed.
 no_crash() { ! grep -E 'PANIC|TRAP:|terminated by signal|all server processes terminated' "$@"; }
+
+# prove_alone FILE...: runs each test by itself, against servers that it starts, and counts. Of one that fails the
+# logs' ends are shown.
+prove_alone() {
+    local pgxs file status total log=$LOCKGUARD_PRIVATE/tap/tmp_check/log
+    pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/../..
+    for file in "$@"; do
+        mkdir -p "$log"
+        status=0
+        env PERL5LIB="$pgxs/src/test/perl" PG_REGRESS="$pgxs/src/test/regress/pg_regress" \
+            TESTDIR="$LOCKGUARD_PRIVATE/tap" TESTDATADIR="$LOCKGUARD_PRIVATE/tap/tmp_check" TESTLOGDIR="$log" \
+            prove "$file" 2>&1 | tee "$logs/tap.log" || status=$?
+        total=$(sed -nE 's/^Files=[0-9]+, Tests=([0-9]+),.*/\1/p' "$logs/tap.log")
+        if [[ $status -eq 0 ]]; then
+            count "${total:-0}" 0
+        else
+            count 0 1
+            tail -n 50 "$log"/*
+        fi
+        check "$file: no crash in a server log" no_crash "$log"/*.log || true
+        rm -rf "$LOCKGUARD_PRIVATE/tap"
+    done
+}

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # of lib.sh: inside_user, private_dir
-# Debian's source package of PostgreSQL, for scripts/test-core and scripts/test-sanitizers. To be sourced after lib.sh.
+# Debian's source packages, for scripts/test-core, scripts/test-sanitizers and scripts/test-neighbours. To be sourced after lib.sh.
 
 # as_inside_user COMMAND...: as the user who owns the private folder, with the environment that we have.
 as_inside_user() { "${inside_user[@]}" "$@"; }
@@ -25,12 +25,12 @@ list_sources() {
     done
 }
 
-# fetch_source MAJOR FOLDER: unpacks Debian's source package there. A mirror may lack the newest
+# fetch_source PACKAGE FOLDER: unpacks Debian's source package there. A mirror may lack the newest
 # version that it lists: then the next one.
 fetch_source() {
-    local package=postgresql-$1 folder=$2 apt=$private_dir/apt log=$private_dir/apt.log versions version options
-    list_sources "$apt"
-    mkdir "$folder"
+    local package=$1 folder=$2 apt=$private_dir/apt log=$private_dir/apt.log versions version options
+    [[ -d $apt ]] || list_sources "$apt"
+    mkdir -p "$folder"
     [[ ${#inside_user[@]} -eq 0 ]] || chown -R --reference="$private_dir" "$apt" "$folder"
     options=(-q -o "Dir::Etc::SourceList=$apt/sources.list" -o "Dir::Etc::SourceParts=$apt/sources.list.d"
         -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache")
