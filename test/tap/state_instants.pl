@@ -61,11 +61,11 @@ sub begin
 	return;
 }
 
-# The lock that has turned up inside is waited for outside.
+# The lock that has turned up inside is waited for outside. (Before that it may have waited for a's readers.)
 sub await_learned
 {
 	await($node, 'it has learned of the lock', q{SELECT EXISTS (SELECT FROM pg_lockguard_progress
-		WHERE pid = ? AND attempt > 0 AND phase IN ('waiting', 'backing off') AND relation IS NOT NULL)}, $ddl->pid);
+		WHERE pid = ? AND phase IN ('waiting', 'backing off') AND relation = 'public.users')}, $ddl->pid);
 	return;
 }
 
@@ -241,6 +241,71 @@ subtest 'the settings are others meanwhile' => sub {
 	$holder->do('BEGIN');
 	ok(is_over('settings', $pid, 1), 'nothing is left');
 	$node->safe_psql('postgres', 'ALTER SYSTEM RESET ALL; SELECT pg_reload_conf()');
+};
+
+subtest 'the settings are others at any instant' => sub {
+	my (@other, $good);
+	for my $round (1 .. $rounds)
+	{
+		begin();
+		aim();
+		configure($node, ddl_lock_timeout => $round, ddl_commands => ('', 'all')[ $round % 2 ], ddl_max_stall => 0, worker_interval => '1s');
+		$holder->do('COMMIT');
+		my $error = $ddl->error;
+		push @other, $error if defined $error;
+		$holder->do('BEGIN');
+		$good++ if is_over('settings', $ddl->pid, 1);
+		$node->safe_psql('postgres', 'ALTER SYSTEM RESET ALL; SELECT pg_reload_conf()');
+	}
+	is_deeply(\@other, [], 'each is done');
+	is($good, $rounds, 'nothing is left');
+};
+
+subtest 'what it alters is replaced, of another owner, or rewritten, at any instant' => sub {
+	my $other = session($node, 'other');
+	$other->do('SET pg_lockguard.ddl_mode = off');
+	$other->do('CREATE ROLE app');
+	my @changes = (
+		'ALTER TABLE a RENAME TO a_old; CREATE TABLE a (LIKE a_old); DROP TABLE a_old',
+		'ALTER TABLE a OWNER TO app',
+		'ALTER TABLE a ALTER id TYPE bigint; ALTER TABLE a OWNER TO CURRENT_USER',
+		'ALTER TABLE a ALTER id TYPE int');
+	my (@other, $good);
+	for my $round (1 .. $rounds)
+	{
+		begin();
+		aim();
+		$other->do($changes[ $round % @changes ]);
+		$holder->do('COMMIT');
+		my $error = $ddl->error;
+		push @other, $error if defined $error;
+		$holder->do('BEGIN');
+		$good++ if is_over('changed', $ddl->pid, 1);
+	}
+	is_deeply(\@other, [], 'each is done');
+	is($good, $rounds, 'to the relation of that name');
+	forget_sessions($other);
+};
+
+# It has locked a, and waits inside for users; who has locked that asks for a. In plain PostgreSQL that is a deadlock.
+subtest 'a deadlock with who holds what has turned up inside' => sub {
+	rest();
+	my (@other, $good);
+	for (1 .. $rounds)
+	{
+		begin();
+		rest();
+		aim();
+		my $count = eval { $holder->value('SELECT count(*) FROM a') } // $@;
+		push @other, "holder: $count" if $count ne '0';
+		$holder->do('COMMIT');
+		my $error = $ddl->error;
+		push @other, "statement: $error" if defined $error;
+		$holder->do('BEGIN');
+		$good++ if is_over('deadlock', $ddl->pid, 1);
+	}
+	is_deeply(\@other, [], 'it gives way, and is done later');
+	is($good, $rounds, 'nothing is left');
 };
 
 subtest 'what it has learned of is dropped, what it alters is another' => sub {

@@ -82,6 +82,24 @@ for my $mode (qw(fast immediate))
 	};
 }
 
+subtest 'the postmaster dies' => sub {
+	my %session = start_all();
+	my $log = -s $node->logfile;
+	my @pids = map { $_->pid } values %session;
+	LockGuard::dismiss_observer($node);
+	$node->kill9;
+	all_are_told(%session);
+	for (1 .. 1000)
+	{
+		last if !grep { kill 0 => $_ } @pids;
+		Time::HiRes::usleep(10_000);
+	}
+	is(scalar(grep { kill 0 => $_ } @pids), 0, 'its children end');
+	$node->start;
+	unlike(slurp_file($node->logfile, $log), qr/PANIC|TRAP/, 'no assertion');
+	is_untouched();
+};
+
 $node->safe_psql('postgres', 'ALTER SYSTEM SET restart_after_crash = on');
 $node->reload;
 for my $name (qw(waiting queued running))
