@@ -51,12 +51,21 @@ ORDER BY proname COLLATE "C", pronargs;
 
 \echo
 \echo '## Columns'
-SELECT E'\n' || format('### %s', proname) || E'\n\n' || '| column | type |' || E'\n' || '|---|---|' || E'\n' ||
-	string_agg(format('| %s | %s |', name, format_type(type, NULL)), E'\n' ORDER BY i)
+\echo
+\echo 'Of a function without a view the [reference](reference.md) says what the columns mean.'
+SELECT E'\n' || format('### %s', proname) || E'\n\n' || CASE
+	WHEN c.oid IS NULL THEN '| column | type |' || E'\n' || '|---|---|' || E'\n' ||
+		string_agg(format('| %s | %s |', name, format_type(type, NULL)), E'\n' ORDER BY i)
+	ELSE '| column | type | meaning |' || E'\n' || '|---|---|---|' || E'\n' ||
+		string_agg(format('| %s | %s | %s |', name, format_type(type, NULL), replace(col_description(c.oid, attnum), '|', '\|')), E'\n' ORDER BY i)
+	END
 FROM pg_proc p
 	JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND deptype = 'e'
-	JOIN pg_extension e ON d.refobjid = e.oid AND extname = 'pg_lockguard',
-	LATERAL unnest(proallargtypes, proargnames, proargmodes) WITH ORDINALITY AS a(type, name, mode, i)
+	JOIN pg_extension e ON d.refobjid = e.oid AND extname = 'pg_lockguard'
+	-- The view of the same name and columns.
+	LEFT JOIN pg_class c ON c.relname = proname AND c.relnamespace = pronamespace AND c.relkind = 'v'
+	CROSS JOIN LATERAL unnest(proallargtypes, proargnames, proargmodes) WITH ORDINALITY AS a(type, name, mode, i)
+	LEFT JOIN pg_attribute ON attrelid = c.oid AND attname = name
 WHERE mode IN ('o', 't')
-GROUP BY p.oid, proname
+GROUP BY p.oid, proname, c.oid
 ORDER BY proname COLLATE "C";

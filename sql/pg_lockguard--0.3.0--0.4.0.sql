@@ -62,6 +62,49 @@ CREATE VIEW pg_stat_lockguard AS
 COMMENT ON VIEW pg_stat_lockguard IS
     'counters of the DDL guard and the worker since stats_reset; times are in milliseconds';
 
+COMMENT ON COLUMN pg_stat_lockguard.statements IS 'guarded statements begun';
+COMMENT ON COLUMN pg_stat_lockguard.statements_immediate IS 'of these, those that never waited';
+COMMENT ON COLUMN pg_stat_lockguard.statements_waited IS 'of these, those that waited at low priority';
+COMMENT ON COLUMN pg_stat_lockguard.wait_time IS 'how long statements waited, in milliseconds';
+COMMENT ON COLUMN pg_stat_lockguard.max_wait_time IS 'the longest of these waits, in milliseconds';
+COMMENT ON COLUMN pg_stat_lockguard.bursts IS 'times that a statement stood in a lock''s queue';
+COMMENT ON COLUMN pg_stat_lockguard.stall_time IS 'how long others could be kept waiting by that, in milliseconds';
+COMMENT ON COLUMN pg_stat_lockguard.max_stall_time IS 'the longest of these times, in milliseconds';
+COMMENT ON COLUMN pg_stat_lockguard.timeouts_lock IS 'statements ended by lock_timeout or ddl_lock_timeout';
+COMMENT ON COLUMN pg_stat_lockguard.timeouts_total IS 'statements ended by ddl_max_wait';
+COMMENT ON COLUMN pg_stat_lockguard.deadlocks IS 'deadlocks seen by guarded statements';
+COMMENT ON COLUMN pg_stat_lockguard.ddl_terminations IS 'sessions ended by guarded statements';
+COMMENT ON COLUMN pg_stat_lockguard.terminations IS 'sessions ended by the worker';
+COMMENT ON COLUMN pg_stat_lockguard.rehearsals IS 'sessions that the worker would have ended';
+COMMENT ON COLUMN pg_stat_lockguard.rehearsals_needless IS 'of these, those that then ceased to block by themselves';
+COMMENT ON COLUMN pg_stat_lockguard.cancellations IS 'statements cancelled by the worker';
+COMMENT ON COLUMN pg_stat_lockguard.cancel_rehearsals IS 'statements that the worker would have cancelled';
+COMMENT ON COLUMN pg_stat_lockguard.cancel_rehearsals_needless IS 'of these, those that then ended by themselves';
+COMMENT ON COLUMN pg_stat_lockguard.cancels_in_vain IS 'of the cancelled, those whose session still had the lock';
+COMMENT ON COLUMN pg_stat_lockguard.spared_prepared IS 'blockers spared: a prepared transaction';
+COMMENT ON COLUMN pg_stat_lockguard.spared_replication IS 'blockers spared: a replication connection';
+COMMENT ON COLUMN pg_stat_lockguard.spared_background IS 'blockers spared: a background process';
+COMMENT ON COLUMN pg_stat_lockguard.spared_superuser IS 'blockers spared: a superuser''s session';
+COMMENT ON COLUMN pg_stat_lockguard.spared_protected IS 'blockers spared: pg_lockguard.protected is on';
+COMMENT ON COLUMN pg_stat_lockguard.spared_role IS 'blockers spared by exempt_roles';
+COMMENT ON COLUMN pg_stat_lockguard.spared_database IS 'blockers spared by exempt_databases';
+COMMENT ON COLUMN pg_stat_lockguard.spared_application IS 'blockers spared by exempt_applications';
+COMMENT ON COLUMN pg_stat_lockguard.spared_snapshot IS 'blockers spared: the transaction has exported or imported a snapshot';
+COMMENT ON COLUMN pg_stat_lockguard.spared_stalled IS 'blockers spared: the session waits for its client in the middle of a statement';
+COMMENT ON COLUMN pg_stat_lockguard.spared_committing IS 'blockers spared: the commit waits for synchronous standbys';
+COMMENT ON COLUMN pg_stat_lockguard.spared_no_client IS 'blockers spared: a background process alone is blocked, and no client waits behind that';
+COMMENT ON COLUMN pg_stat_lockguard.spared_changed IS 'blockers that had gone on, or released the lock, at the very moment of the signal';
+COMMENT ON COLUMN pg_stat_lockguard.fuses_blown IS 'times that a fuse kept the worker from acting';
+COMMENT ON COLUMN pg_stat_lockguard.stall_cancels IS 'statements cancelled by ddl_max_stall';
+COMMENT ON COLUMN pg_stat_lockguard.stall_ended_waits IS 'waits for locks that turned up inside a statement, ended because others were kept waiting';
+COMMENT ON COLUMN pg_stat_lockguard.stall_terminations IS 'sessions ended by ddl_max_stall, idle in the transaction';
+COMMENT ON COLUMN pg_stat_lockguard.stall_spared IS 'such sessions that were left alone';
+COMMENT ON COLUMN pg_stat_lockguard.looks IS 'looks of the worker';
+COMMENT ON COLUMN pg_stat_lockguard.errors IS 'errors of the worker';
+COMMENT ON COLUMN pg_stat_lockguard.events_lost IS 'events that were not recorded';
+COMMENT ON COLUMN pg_stat_lockguard.waits_evicted IS 'rows of pg_stat_lockguard_waits that made room for others';
+COMMENT ON COLUMN pg_stat_lockguard.stats_reset IS 'since when all of this is counted';
+
 GRANT SELECT ON pg_stat_lockguard TO PUBLIC;
 
 -- More columns: repeats, last_at.
@@ -105,6 +148,30 @@ CREATE VIEW pg_lockguard_events AS
 COMMENT ON VIEW pg_lockguard_events IS
     'what the DDL guard and the worker did, oldest first, from a ring in shared memory';
 
+COMMENT ON COLUMN pg_lockguard_events.id IS 'counts from 1; missing ones have been overwritten or lost';
+COMMENT ON COLUMN pg_lockguard_events.at IS 'when it happened, the first time';
+COMMENT ON COLUMN pg_lockguard_events.kind IS 'what happened, such as ddl_waited, blocker_terminated, stall_cancelled';
+COMMENT ON COLUMN pg_lockguard_events.pid IS 'process id of the session that waited; the columns up to attempts are about it';
+COMMENT ON COLUMN pg_lockguard_events.datname IS 'its database';
+COMMENT ON COLUMN pg_lockguard_events.usename IS 'its role';
+COMMENT ON COLUMN pg_lockguard_events.application_name IS 'its application';
+COMMENT ON COLUMN pg_lockguard_events.command IS 'its command tag, such as ALTER TABLE';
+COMMENT ON COLUMN pg_lockguard_events.relation IS 'what it waited for: a name where it is of the viewer''s database, else OIDs';
+COMMENT ON COLUMN pg_lockguard_events.lock_mode IS 'the mode that it wanted';
+COMMENT ON COLUMN pg_lockguard_events.waited IS 'how long it had waited';
+COMMENT ON COLUMN pg_lockguard_events.stall IS 'the longest that others could be kept waiting behind it';
+COMMENT ON COLUMN pg_lockguard_events.attempts IS 'attempts that had failed';
+COMMENT ON COLUMN pg_lockguard_events.blocker_pid IS 'process id of who was in the way; 0 for a prepared transaction';
+COMMENT ON COLUMN pg_lockguard_events.blocker_usename IS 'its role';
+COMMENT ON COLUMN pg_lockguard_events.blocker_application_name IS 'its application';
+COMMENT ON COLUMN pg_lockguard_events.blocker_state IS 'its state, for whom pg_stat_activity shows that';
+COMMENT ON COLUMN pg_lockguard_events.blocker_idle IS 'how long it had been idle; null where it was not';
+COMMENT ON COLUMN pg_lockguard_events.blocker_query IS 'its query, for whom pg_stat_activity shows that; at most 511 bytes';
+COMMENT ON COLUMN pg_lockguard_events.reason IS 'why it was spared, why a fuse held, how a rehearsal ended, who has decided';
+COMMENT ON COLUMN pg_lockguard_events.lock_tree IS 'the tree of that moment; at most 2 kB';
+COMMENT ON COLUMN pg_lockguard_events.repeats IS 'how often it has happened again';
+COMMENT ON COLUMN pg_lockguard_events.last_at IS 'when last; all columns but id and at are of that time';
+
 GRANT SELECT ON pg_lockguard_events TO PUBLIC;
 
 -- One more column: work.
@@ -139,6 +206,21 @@ GRANT SELECT ON pg_lockguard_progress TO PUBLIC;
 
 COMMENT ON VIEW pg_lockguard_progress IS
     'the guarded statements that wait at low priority, and for whom, or do heavy work';
+
+COMMENT ON COLUMN pg_lockguard_progress.pid IS 'process id of the session';
+COMMENT ON COLUMN pg_lockguard_progress.datname IS 'its database';
+COMMENT ON COLUMN pg_lockguard_progress.usename IS 'its role';
+COMMENT ON COLUMN pg_lockguard_progress.command IS 'command tag';
+COMMENT ON COLUMN pg_lockguard_progress.relation IS 'what it waits for: a name where it is of the viewer''s database, else OIDs; null where nobody has seen for which lock an attempt failed';
+COMMENT ON COLUMN pg_lockguard_progress.lock_mode IS 'the mode that it wants; null likewise';
+COMMENT ON COLUMN pg_lockguard_progress.phase IS 'trying, waiting, backing off, queued, running or terminating';
+COMMENT ON COLUMN pg_lockguard_progress.attempt IS 'attempts that have failed so far';
+COMMENT ON COLUMN pg_lockguard_progress.waited IS 'time since it began';
+COMMENT ON COLUMN pg_lockguard_progress.longest_stall IS 'the longest that it stood in a queue: nobody was kept waiting by that for longer';
+COMMENT ON COLUMN pg_lockguard_progress.holders IS 'process ids of those who hold the lock; 0 for a prepared transaction';
+COMMENT ON COLUMN pg_lockguard_progress.deadline IS 'when its patience ends; null without a limit';
+COMMENT ON COLUMN pg_lockguard_progress.next_step IS 'what comes next, in words';
+COMMENT ON COLUMN pg_lockguard_progress.work IS 'the heavy work that it has begun, the latest; null where there is none';
 
 -- What a DDL statement would do.
 CREATE FUNCTION ddl_preview(
@@ -187,6 +269,17 @@ CREATE VIEW pg_lockguard_now AS
 
 COMMENT ON VIEW pg_lockguard_now IS
     'gauges of lock waits at this moment, one row; durations are in seconds';
+
+COMMENT ON COLUMN pg_lockguard_now.sessions_waiting IS 'sessions that wait for a lock, in a queue or at low priority, or for a safe snapshot';
+COMMENT ON COLUMN pg_lockguard_now.longest_wait IS 'the longest of these waits, in seconds';
+COMMENT ON COLUMN pg_lockguard_now.roots IS 'those who keep others waiting and wait for nobody';
+COMMENT ON COLUMN pg_lockguard_now.roots_idle_in_transaction IS 'of these, those that are idle in their transaction; null where the reader may not see the state of one';
+COMMENT ON COLUMN pg_lockguard_now.worst_root_pid IS 'process id of the root with the most sessions behind it; 0 for a prepared transaction, null where nobody waits';
+COMMENT ON COLUMN pg_lockguard_now.worst_root_application_name IS 'its application';
+COMMENT ON COLUMN pg_lockguard_now.worst_root_sessions_behind IS 'sessions that wait behind it, directly or through others';
+COMMENT ON COLUMN pg_lockguard_now.worst_root_age IS 'seconds since its transaction began, or was prepared, for whom pg_stat_activity shows that';
+COMMENT ON COLUMN pg_lockguard_now.statements_at_low_priority IS 'rows of pg_lockguard_progress; null where the library is not preloaded';
+COMMENT ON COLUMN pg_lockguard_now.sessions_on_cycle IS 'sessions that wait in a ring';
 
 GRANT SELECT ON pg_lockguard_now TO PUBLIC;
 
@@ -245,6 +338,32 @@ CREATE VIEW pg_lockguard_incidents AS
 COMMENT ON VIEW pg_lockguard_incidents IS
     'who kept whom waiting, oldest first, open incidents too, from a ring in shared memory';
 
+COMMENT ON COLUMN pg_lockguard_incidents.id IS 'counts from 1';
+COMMENT ON COLUMN pg_lockguard_incidents.began IS 'when the first of those behind the root began to wait';
+COMMENT ON COLUMN pg_lockguard_incidents.last_seen IS 'the latest look that saw somebody wait behind it';
+COMMENT ON COLUMN pg_lockguard_incidents.ended IS 'the first look that did not; null while it is open';
+COMMENT ON COLUMN pg_lockguard_incidents.root_pid IS 'process id of the root; 0 for a prepared transaction';
+COMMENT ON COLUMN pg_lockguard_incidents.root_gid IS 'identifier of a prepared transaction';
+COMMENT ON COLUMN pg_lockguard_incidents.root_datname IS 'the root''s database';
+COMMENT ON COLUMN pg_lockguard_incidents.root_usename IS 'its role';
+COMMENT ON COLUMN pg_lockguard_incidents.root_application_name IS 'its application';
+COMMENT ON COLUMN pg_lockguard_incidents.root_backend_type IS 'its kind of process, for whom pg_stat_activity shows that';
+COMMENT ON COLUMN pg_lockguard_incidents.root_state IS 'its state at the peak, likewise';
+COMMENT ON COLUMN pg_lockguard_incidents.root_query IS 'its query at the peak, likewise; at most 511 bytes';
+COMMENT ON COLUMN pg_lockguard_incidents.root_first_statement IS 'which of its statements touched the relation first, as far as track_statements keeps them';
+COMMENT ON COLUMN pg_lockguard_incidents.root_statements IS 'the last statements of its transaction at the peak, as far as track_statements keeps them';
+COMMENT ON COLUMN pg_lockguard_incidents.lock_type IS 'type of what the one that waited longest waited for, at the peak';
+COMMENT ON COLUMN pg_lockguard_incidents.lock_object IS 'what that was: a name where it is of the viewer''s database, else OIDs';
+COMMENT ON COLUMN pg_lockguard_incidents.mode_held IS 'what the root held of it';
+COMMENT ON COLUMN pg_lockguard_incidents.mode_wanted IS 'what was wanted';
+COMMENT ON COLUMN pg_lockguard_incidents.waiters IS 'sessions behind the root, directly or through others, at the peak';
+COMMENT ON COLUMN pg_lockguard_incidents.sessions IS 'sessions that have waited behind it, each once';
+COMMENT ON COLUMN pg_lockguard_incidents.time_waited IS 'all of their waits together';
+COMMENT ON COLUMN pg_lockguard_incidents.longest_wait IS 'the longest of their waits';
+COMMENT ON COLUMN pg_lockguard_incidents.how_ended IS 'released, waiters gave up, terminated, cancelled, deadlock, became part of, unknown; null while it is open';
+COMMENT ON COLUMN pg_lockguard_incidents.part_of IS 'the other incident, where it became part of one';
+COMMENT ON COLUMN pg_lockguard_incidents.lock_tree IS 'the tree at the peak';
+
 CREATE FUNCTION pg_stat_lockguard_waits(
     OUT datname name,
     OUT lock_type text,
@@ -269,6 +388,18 @@ CREATE VIEW pg_stat_lockguard_waits AS
 
 COMMENT ON VIEW pg_stat_lockguard_waits IS
     'accumulated lock waits since stats_reset, as the worker has sampled them; times are in milliseconds';
+
+COMMENT ON COLUMN pg_stat_lockguard_waits.datname IS 'database of the sessions that waited';
+COMMENT ON COLUMN pg_stat_lockguard_waits.lock_type IS 'type of what they waited for, as in pg_locks';
+COMMENT ON COLUMN pg_stat_lockguard_waits.relid IS 'the relation, where it is about one';
+COMMENT ON COLUMN pg_stat_lockguard_waits.relation IS 'its name, where it is of the viewer''s database';
+COMMENT ON COLUMN pg_stat_lockguard_waits.lock_mode IS 'the mode that they wanted';
+COMMENT ON COLUMN pg_stat_lockguard_waits.blocker_usename IS 'role of those that they waited behind';
+COMMENT ON COLUMN pg_stat_lockguard_waits.blocker_application_name IS 'their application; at most 61 bytes';
+COMMENT ON COLUMN pg_stat_lockguard_waits.waits IS 'waits that were seen';
+COMMENT ON COLUMN pg_stat_lockguard_waits.wait_time IS 'how long they waited in all, in milliseconds, as sampled by the worker';
+COMMENT ON COLUMN pg_stat_lockguard_waits.max_wait_time IS 'the longest wait, in milliseconds, as far as it was seen';
+COMMENT ON COLUMN pg_stat_lockguard_waits.stats_reset IS 'since when all of this is counted';
 
 GRANT SELECT ON pg_lockguard_incidents, pg_stat_lockguard_waits TO PUBLIC;
 

@@ -31,7 +31,7 @@ my $contents = q{
 		SELECT 'relation', c.oid::regclass::text,
 			concat_ws(' | ', c.relkind, pg_get_viewdef(c.oid), c.relacl, c.reloptions,
 				obj_description(c.oid, 'pg_class'),
-				(SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod)), ', '
+				(SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), col_description(c.oid, attnum)), ', '
 					ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0))
 		FROM pg_class c JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
 			JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
@@ -52,6 +52,12 @@ is($node->safe_psql('postgres', q{
 		AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_lockguard')
 		AND obj_description(objid, CASE classid WHEN 'pg_proc'::regclass THEN 'pg_proc' ELSE 'pg_class' END) IS NULL}),
 	'', 'each function and view has a comment');
+is($node->safe_psql('postgres', q{
+	SELECT string_agg(attrelid::regclass || '.' || attname, ', ') FROM pg_attribute
+		JOIN pg_depend d ON attrelid = d.objid AND d.classid = 'pg_class'::regclass AND deptype = 'e'
+	WHERE refclassid = 'pg_extension'::regclass AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_lockguard')
+		AND attnum > 0 AND col_description(attrelid, attnum) IS NULL}),
+	'', 'and so has each column of a view');
 
 my @older = split /\n/, $node->safe_psql('postgres',
 	"SELECT version FROM pg_available_extension_versions WHERE name = 'pg_lockguard' AND version <> '$newest' ORDER BY version");
