@@ -27,7 +27,7 @@
 #include "worker/victim_notice.h"
 
 extern "C" {
-LOCKGUARD_MODULE_MAGIC("pg_lockguard", "0.4.0");
+LOCKGUARD_MODULE_MAGIC("pg_lockguard", "1.0.0");
 
 PGDLLEXPORT void _PG_init(void);
 }

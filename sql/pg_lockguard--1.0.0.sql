@@ -1,8 +1,8 @@
 -- complain if this script is run by psql instead of CREATE EXTENSION
 \echo Use "CREATE EXTENSION pg_lockguard" to load this file. \quit
 
--- Everything that version 0.4.0 has. What is added to the update script to this version is added here
--- as well; test/tap/extension_versions.pl compares the two.
+-- Everything that version 1.0.0 has, as the update scripts that lead to it make it: test/tap/extension_versions.pl
+-- compares the two.
 
 -- ---- Who waits for whom
 
