@@ -115,6 +115,14 @@ for my $state (sort keys %state)
 		ended(0);
 	};
 
+	subtest "$state: transaction_timeout" => sub {
+		plan skip_all => 'it is of 17' if $node->pg_version < 17;
+		begin($state, q{SET transaction_timeout = '900ms'});
+		like($ddl->error, qr/terminating connection due to transaction timeout|server closed/, 'ends the session');
+		like(slurp_file($node->logfile), qr/FATAL:  terminating connection due to transaction timeout/, 'for that');
+		ended(0);
+	};
+
 	subtest "$state: cancel" => sub {
 		begin($state);
 		LockGuard::observer($node)->value('SELECT pg_cancel_backend(?)', $ddl->pid);
