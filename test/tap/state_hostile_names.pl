@@ -35,7 +35,7 @@ for my $kind (sort keys %name)
 	subtest $kind => sub {
 		my $admin = session($node, 'admin');
 		# 19 refuses line breaks in names of roles.
-		my $name = $node->pg_version >= 19 ? $name{$kind} =~ s/[\r\n]/ /gr : $name{$kind};
+		my $name = $admin->value('SHOW server_version_num') >= 190000 ? $name{$kind} =~ s/[\r\n]/ /gr : $name{$kind};
 		my ($relation, $role, $literal) =
 		  $admin->{dbh}->selectrow_array(q{SELECT quote_ident($1), quote_ident('r' || $2), quote_literal($1)}, undef, $name{$kind}, $name);
 		$admin->do('SET client_min_messages = error');
