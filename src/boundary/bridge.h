@@ -159,6 +159,17 @@ void run_amending(int sqlstate, Body&& body, Amend&& amend, Cleanup&& cleanup) {
     run_guarded(amend_error, cleanup);
 }
 
+/// Runs body() with interrupts held off; they are served at the next check after it. Begin and end
+/// of a subtransaction need that: between its abort and its clean-up PostgreSQL tells of it with
+/// DEBUG5, and checks after each message to a client who wants it. An error from there, or from
+/// where it has only begun, would leave a subtransaction that nobody ends.
+template <class Body>
+void run_uninterrupted(Body&& body) {
+    HOLD_INTERRUPTS();
+    body();
+    RESUME_INTERRUPTS();
+}
+
 /// How a subtransaction ended.
 struct SubtransactionEnd {
     bool kept;        // else it was rolled back
@@ -181,14 +192,14 @@ SubtransactionEnd run_in_subtransaction(Body&& body, Expected&& expected) {
     const MemoryContext context = CurrentMemoryContext;
     const ResourceOwner owner = CurrentResourceOwner;
     SubtransactionEnd end = {false, nullptr};
-    BeginInternalSubTransaction(nullptr);
+    run_uninterrupted([] { BeginInternalSubTransaction(nullptr); });
     MemoryContextSwitchTo(context);
     auto run_to_end = [&] {
         end.kept = body();
         if (end.kept)
             ReleaseCurrentSubTransaction();
         else
-            RollbackAndReleaseCurrentSubTransaction();
+            run_uninterrupted(RollbackAndReleaseCurrentSubTransaction);
     };
     PG_TRY();
     detail::call_in_own_frame(run_to_end);
@@ -197,7 +208,7 @@ SubtransactionEnd run_in_subtransaction(Body&& body, Expected&& expected) {
         MemoryContextSwitchTo(context);
         ErrorData* error = CopyErrorData();
         FlushErrorState();
-        RollbackAndReleaseCurrentSubTransaction();
+        run_uninterrupted(RollbackAndReleaseCurrentSubTransaction);
         MemoryContextSwitchTo(context);
         CurrentResourceOwner = owner;
         if (!expected(static_cast<const ErrorData*>(error)))

@@ -13,6 +13,8 @@
 #include <vector>
 
 extern "C" {
+#include "access/xact.h"
+#include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
@@ -25,6 +27,7 @@ PG_FUNCTION_INFO_V1(boundary_try);
 PG_FUNCTION_INFO_V1(boundary_ask_too_much);
 PG_FUNCTION_INFO_V1(boundary_exhaust);
 PG_FUNCTION_INFO_V1(boundary_ereport);
+PG_FUNCTION_INFO_V1(boundary_cancelled_subtransaction);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -36,6 +39,7 @@ namespace {
 using lockguard::pg::call_core;
 using lockguard::pg::CoreFailure;
 using lockguard::pg::run_guarded;
+using lockguard::pg::run_in_subtransaction;
 using lockguard::pg::try_core;
 
 // Of this backend, since it loaded the module.
@@ -132,6 +136,22 @@ int take_all_memory(std::pmr::memory_resource& memory) {
     return 0;
 }
 
+/// At which event of a subtransaction a cancel comes, while one is awaited.
+struct {
+    bool awaited;
+    SubXactEvent at;
+} cancel;
+
+void cancel_at(SubXactEvent event, SubTransactionId /*id*/, SubTransactionId /*parent*/,
+               void* /*argument*/) {
+    if (!cancel.awaited || event != cancel.at)
+        return;
+    cancel.awaited = false;
+    // As the handler of the signal.
+    InterruptPending = 1;
+    QueryCancelPending = 1;
+}
+
 rlim_t address_space_in_use() {
     FILE* file = AllocateFile("/proc/self/statm", "r");
     unsigned long pages = 0;
@@ -210,6 +230,32 @@ PGDLLEXPORT Datum boundary_ereport(PG_FUNCTION_ARGS) {
         },
         [] { ++cleanups; });
     PG_RETURN_VOID();
+}
+
+/// boundary_cancelled_subtransaction(how text) -> text: runs a subtransaction to which a cancel
+/// comes while it "begins", while what it has done is "kept" or "undone", or while it is rolled
+/// back because it "fails". Says how it ended, where the cancel has not ended it.
+PGDLLEXPORT Datum boundary_cancelled_subtransaction(PG_FUNCTION_ARGS) {
+    static bool registered;
+    if (!registered) {
+        RegisterSubXactCallback(cancel_at, nullptr);
+        registered = true;
+    }
+    const char* how = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    const bool begins = std::strcmp(how, "begins") == 0;
+    const bool kept = begins || std::strcmp(how, "kept") == 0;
+    const bool fails = std::strcmp(how, "fails") == 0;
+    cancel = {true, begins ? SUBXACT_EVENT_START_SUB
+                           : (kept ? SUBXACT_EVENT_COMMIT_SUB : SUBXACT_EVENT_ABORT_SUB)};
+    const auto end = run_in_subtransaction(
+        [=] {
+            if (fails)
+                ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg("expected")));
+            return kept;
+        },
+        [](const ErrorData* error) { return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE; });
+    CHECK_FOR_INTERRUPTS();
+    PG_RETURN_TEXT_P(cstring_to_text(end.kept ? "kept" : "rolled back"));
 }
 
 /// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is

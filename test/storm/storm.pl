@@ -130,6 +130,7 @@ sub one_transaction
 	{
 		if (rand() < 0.15)
 		{
+			$c->tell_less;
 			$c->sql('SAVEPOINT s');
 			$savepoint = @{ $c->{pending} };
 		}

@@ -26,6 +26,7 @@ $node->safe_psql(
 	CREATE FUNCTION boundary_ask_too_much(int8) RETURNS int AS '$module' LANGUAGE c STRICT;
 	CREATE FUNCTION boundary_exhaust(int) RETURNS int AS '$module' LANGUAGE c STRICT;
 	CREATE FUNCTION boundary_ereport() RETURNS void AS '$module' LANGUAGE c STRICT;
+	CREATE FUNCTION boundary_cancelled_subtransaction(text) RETURNS text AS '$module' LANGUAGE c STRICT;
 	CREATE FUNCTION boundary_balance() RETURNS text AS '$module' LANGUAGE c STRICT;
 });
 my $postmaster = slurp_file($node->data_dir . '/postmaster.pid');
@@ -111,6 +112,34 @@ subtest "an error of PostgreSQL's own" => sub {
 		}),
 		'made 2, alive 0, cleanups 1, in flight 0',
 		'ereport: one clean-up');
+};
+
+# With client_min_messages = debug5 PostgreSQL tells of each subtransaction as it begins and as it is cleaned up, and looks
+# for interrupts after each message: also between the abort of a subtransaction and its end. An error from there would
+# leave the session in a subtransaction that nobody ends: the next ROLLBACK would end the session.
+subtest 'a cancel that comes while a subtransaction begins or ends' => sub {
+	for my $level (qw(notice debug5))
+	{
+		for my $how (qw(begins kept undone fails))
+		{
+			my ($out, $err);
+			my $block = "BEGIN PERFORM boundary_cancelled_subtransaction('$how'); EXCEPTION WHEN query_canceled THEN RAISE 'caught'; END";
+			$node->psql('postgres', qq{
+				\\set VERBOSITY verbose
+				SELECT boundary_throw('none');
+				SET client_min_messages = $level;
+				SELECT boundary_cancelled_subtransaction('$how');
+				DO \$\$ $block \$\$;
+				RESET client_min_messages;
+				ROLLBACK;
+				SELECT 'the session goes on';
+			}, stdout => \$out, stderr => \$err, on_error_stop => 0);
+			like($err, qr/^psql:.*ERROR:  57014: canceling statement due to user request$/m, "$how, $level: it is cancelled");
+			like($err, qr/^psql:.*ERROR:  P0001: caught$/m, "$how, $level: and that can be caught");
+			unlike($err, qr/AbortSubTransaction while|unexpected state/, "$how, $level: its subtransaction is cleaned up");
+			like($out, qr/^the session goes on$/m, "$how, $level: and the session goes on");
+		}
+	}
 };
 
 # 100 000 times each in one session: errors of each kind are caught in PL/pgSQL, and the backend

@@ -466,6 +466,7 @@ sub in_function
 	my $other = any(@plain);
 	$c->later(sub { $c->journal->{mark}{$mark}++ });
 	$c->{in_doubt} = "SELECT EXISTS (SELECT FROM ddl_log WHERE marker = '$mark')" unless $c->in_transaction;
+	$c->tell_less;
 	$c->sql(<<~SQL);
 		DO \$\$ /* $mark */ BEGIN
 			BEGIN
