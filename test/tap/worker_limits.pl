@@ -90,6 +90,13 @@ subtest 'blocker_min_idle and blocker_min_wait' => sub {
 subtest 'worker_interval, and a reload' => sub {
 	# Asleep for an hour: the reload itself wakes it, and the new interval counts from then on.
 	configure($node, worker_interval => '1h');
+	# It has read that when its looks have come to an end.
+	for (my $before = -1; ;)
+	{
+		my $looks = $observer->value('SELECT looks FROM pg_stat_lockguard, pg_sleep(0.5)');
+		last if $looks == $before;
+		$before = $looks;
+	}
 	my $table = new_table($node);
 	my $holder = idle_holder($node, 'app', $table);
 	my $ddl = blocked_ddl($node, $table);
