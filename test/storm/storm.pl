@@ -230,8 +230,9 @@ sub worker_size
 	my $pid = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_lockguard worker'});
 	my $kilobytes = 0;
 	open(my $file, '<', "/proc/$pid/smaps_rollup") or return ($pid, 0);
-	while (<$file>) { $kilobytes += $1 if /^Private_(?:Clean|Dirty):\s+(\d+)/ }
-	return ($pid, $kilobytes);
+	# Not what is private: pages of shared memory become that when others who have looked at them end.
+	while (<$file>) { $kilobytes = $1 if /^Anonymous:\s+(\d+)/ }
+	return ($pid, $kilobytes || die "no size of process $pid");
 }
 
 in_process("c$_", do { my $number = $_; sub { live($number) } }) for 1 .. $clients;
