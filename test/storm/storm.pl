@@ -235,6 +235,20 @@ sub worker_size
 	return ($pid, $kilobytes || die "no size of process $pid");
 }
 
+# in_the_end(QUERY): what it says in the end: nothing, or after half a minute what is there still.
+sub in_the_end
+{
+	my $query = shift;
+	my $left;
+	for (1 .. 300)
+	{
+		$left = $node->safe_psql('postgres', $query);
+		last if $left eq '';
+		usleep(100_000);
+	}
+	return $left;
+}
+
 in_process("c$_", do { my $number = $_; sub { live($number) } }) for 1 .. $clients;
 my @troubles = qw(end_and_cancel stop_and_go set decide maintain);
 # Rows of catalogs that a subtransaction made and rolled back, and the same transaction made anew at the same place,
@@ -257,14 +271,8 @@ my ($worker_at_end, $size_at_end) = worker_size();
 my $told = $node->safe_psql('postgres',
 	q{WITH s AS MATERIALIZED (SELECT pid FROM pg_stat_activity WHERE usename = 'storm')
 		SELECT string_agg(pid::text, ',') FROM s WHERE pg_terminate_backend(pid)});
-my $left = $told;
-for (my $i = 0; $i < 300 && $left ne ''; $i++)
-{
-	usleep(100_000);
-	$left = $node->safe_psql('postgres', qq{SELECT string_agg(concat_ws(' ', pid, state, wait_event_type, wait_event, query), E'\\n')
-		FROM pg_stat_activity WHERE pid = ANY ('{$told}')});
-}
-is($left, '', 'every session ended when told');
+my $sessions = q{SELECT string_agg(concat_ws(' ', pid, state, wait_event_type, wait_event, query), E'\n') FROM pg_stat_activity};
+is(in_the_end("$sessions WHERE pid = ANY ('{$told}')"), '', 'every session ended when told');
 
 waitpid $_, 0 for values %child;
 my (@faults, %errors);
@@ -280,13 +288,14 @@ diag("steps: $done; errors: " . join(', ', map { "$_ $errors{$_}" } sort keys %e
 diag(map { "$_\n" } @faults) if @faults;
 is(scalar @faults, 0, 'no client and no reader saw what it should not');
 
+is(in_the_end("$sessions WHERE usename = 'storm'"), '', 'every session whose client has gone ended');
 my $dbh = Storm::Trouble::superuser($dsn, 'checks');
 is($dbh->selectrow_array('SELECT count(*) FROM pg_prepared_xacts'), 0, 'no prepared transaction is left');
 my @differences = differences($dbh, map { $_->{journal} // {} } @results);
 diag(map { "$_\n" } @differences[ 0 .. ($#differences < 40 ? $#differences : 40) ]) if @differences;
 is(scalar @differences, 0, 'schema and data are what the journals say');
-is($dbh->selectrow_array(q{SELECT count(*) FROM pg_locks WHERE pid <> pg_backend_pid() AND locktype = 'relation'
-	AND pid NOT IN (SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%')}), 0, 'no lock is left');
+is(in_the_end(q{SELECT string_agg(concat_ws(' ', l.*), E'\n') FROM pg_locks l WHERE pid <> pg_backend_pid() AND locktype = 'relation'
+	AND pid NOT IN (SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%')}), '', 'no lock is left');
 is($dbh->selectrow_array('SELECT count(*) FROM pg_lockguard_progress'), 0, 'nobody waits at low priority');
 cmp_ok($size_at_end, '<=', $size + 2048, "the worker has not grown ($size kB, then $size_at_end)") if $worker == $worker_at_end;
 my $counters = $dbh->selectrow_hashref('SELECT * FROM pg_stat_lockguard');
