@@ -133,13 +133,14 @@ void run_dropping_errors(Body&& body) {
 /// add to it, with strings in the current memory context (that of the call). Where amend itself
 /// ereports, that is dropped and the error goes on as amend has left it. So amend, unlike an error
 /// context callback, can neither hide the error nor hang: it may be cancelled. It needs no
-/// subtransaction, because the transaction is lost in any case.
+/// subtransaction, because the transaction is lost in any case. It runs under the resource owner of
+/// the present transaction, which need not be that of the call: body() may end the one and begin
+/// another. The memory context of the call must outlive that.
 template <class Body, class Amend, class Cleanup>
 void run_amending(int sqlstate, Body&& body, Amend&& amend, Cleanup&& cleanup) {
     static_assert(std::is_trivially_destructible_v<std::remove_reference_t<Amend>>,
                   "a longjmp skips destructors");
     const MemoryContext context = CurrentMemoryContext;
-    const ResourceOwner owner = CurrentResourceOwner;
     auto amend_error = [&] {
         PG_TRY();
         body();
@@ -148,7 +149,7 @@ void run_amending(int sqlstate, Body&& body, Amend&& amend, Cleanup&& cleanup) {
             if (geterrcode() != sqlstate)
                 PG_RE_THROW();
             MemoryContextSwitchTo(context);
-            CurrentResourceOwner = owner;
+            CurrentResourceOwner = CurTransactionResourceOwner;
             ErrorData* error = CopyErrorData();
             FlushErrorState();
             run_dropping_errors([&] { amend(error); });

@@ -46,5 +46,32 @@ subtest 'a standby that does not answer keeps no waiting statement, nor a reques
 	$node->reload;
 };
 
+# The catalog caches have to be filled anew for it, with what the present transaction owns.
+subtest 'the words of an error that comes in a later transaction' => sub {
+	my $ddl = session($node, 'ddl');
+	my $waiter = session($node, 'waiter');
+	$ddl->do(q{SET pg_lockguard.ddl_max_stall = '300ms'});
+	$reader->do('BEGIN');
+	$reader->do('SELECT FROM orders');
+	$ddl->send('ALTER TABLE orders ALTER id TYPE bigint USING id + CASE WHEN pg_sleep(600)::text IS NULL THEN 1 END');
+	my $transaction = q{SELECT virtualtransaction FROM pg_locks WHERE pid = ? AND locktype = 'virtualxid' AND granted};
+	my $observer = LockGuard::observer($node);
+	await($node, 'it waits', q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ?)}, $ddl->pid);
+	my $first;
+	1 until defined($first = $observer->value($transaction, $ddl->pid));
+	await($node, 'the next transaction', "SELECT ($transaction) <> ?", $ddl->pid, $first);
+	$reader->do('COMMIT');
+	await($node, 'it is at work', q{SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ?}, $ddl->pid);
+	$reader->do('GRANT CREATE ON SCHEMA public TO pg_monitor');
+	$waiter->send('SELECT FROM orders');
+	my $error = $ddl->error;
+	like($error, qr/canceling statement because it kept others waiting for too long/, 'it is cancelled');
+	like($error, qr/ALTER TABLE kept 1 session waiting, .* for AccessShareLock on public\.orders;/, '... and the error says for what');
+	is($waiter->error, undef, 'the other goes on');
+	$ddl->do('RESET ALL');
+	is($ddl->value('SELECT count(*) FROM orders'), 1, 'and so does the session');
+	forget_sessions($ddl, $waiter);
+};
+
 ends_well([$node], qr/WARNING/);
 done_testing();
