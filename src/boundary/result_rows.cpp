@@ -91,7 +91,7 @@ namespace {
 text* new_text(std::string_view content) {
     auto* value = static_cast<text*>(palloc(VARHDRSZ + content.size() + 1));
     SET_VARSIZE(value, VARHDRSZ + content.size());
-    memcpy(VARDATA(value), content.data(), content.size());
+    content.copy(VARDATA(value), content.size());
     VARDATA(value)[content.size()] = '\0';
     return value;
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstring>
 
 namespace lockguard::core {
 namespace {
@@ -20,8 +19,7 @@ static_assert(kGap.size() <= kLine.size() && kLastBranch.size() <= kBranch.size(
 } // namespace
 
 inline void Pencil::put(std::string_view text) {
-    std::memcpy(end_, text.data(), text.size());
-    end_ += text.size();
+    end_ += text.copy(end_, text.size());
 }
 
 template <class Number>

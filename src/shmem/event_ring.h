@@ -91,9 +91,7 @@ void new_event(EventKind kind, Event* event);
 /// Copies text and cuts it.
 template <std::size_t N>
 void set_event_text(char (&field)[N], std::string_view text) {
-    std::size_t length = Min(text.size(), N - 1);
-    memcpy(field, text.data(), length);
-    field[length] = '\0';
+    field[text.copy(field, N - 1)] = '\0';
 }
 
 /// Which event is where. Plain data.

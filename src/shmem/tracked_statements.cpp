@@ -144,7 +144,7 @@ void track_statement(CommandTag command, std::string_view text, bool cut) {
     statement.command = command;
     statement.size = static_cast<uint16>(text.size());
     statement.cut = cut;
-    memcpy(statement.text, text.data(), text.size());
+    text.copy(statement.text, text.size());
     end_change(slot);
 }
 
