@@ -146,7 +146,8 @@ void run_amending(int sqlstate, Body&& body, Amend&& amend, Cleanup&& cleanup) {
         body();
         PG_CATCH();
         {
-            if (geterrcode() != sqlstate)
+            // While a transaction begins or ends, nothing can be looked up.
+            if (geterrcode() != sqlstate || !IsTransactionState())
                 PG_RE_THROW();
             MemoryContextSwitchTo(context);
             CurrentResourceOwner = CurTransactionResourceOwner;
