@@ -1,5 +1,9 @@
 #include "boundary/compat.h"
 
+extern "C" {
+#include "executor/executor.h"
+}
+
 namespace lockguard::pg::compat {
 
 namespace {
@@ -40,6 +44,14 @@ AclMode privileges_to_lock(LOCKMODE mode) {
     if (mode == AccessShareLock)
         return ACL_SELECT;
     return mode == RowExclusiveLock ? strong | ACL_INSERT : strong;
+#endif
+}
+
+void check_query_privileges(const PlannedStmt* query) {
+#if PG_VERSION_NUM >= 160000
+    ExecCheckPermissions(query->rtable, query->permInfos, true);
+#else
+    ExecCheckRTPerms(query->rtable, true);
 #endif
 }
 

@@ -292,6 +292,10 @@ bool may_maintain(Oid relation, Oid role);
 /// The privileges of which one is needed for LOCK TABLE in that mode.
 AclMode privileges_to_lock(LOCKMODE mode);
 
+/// Raises 42501 where the query may not be run by the present role: the check with which the
+/// executor begins.
+void check_query_privileges(const PlannedStmt* query);
+
 // ---- Constraints. 18 has those of NOT NULL in pg_constraint, and hands them down by their own
 // rules.
 

@@ -135,6 +135,9 @@ void on_executor_start(QueryDesc* query, int flags) {
             standard_ExecutorStart(query, flags);
         return;
     }
+    // The planner's estimate says what is in the tables: it is for whom the executor would not
+    // refuse.
+    compat::check_query_privileges(query->plannedstmt);
     const Plan* plan = query->plannedstmt->planTree;
     run->steps->has_work = true;
     run->steps->work = {HeavyKind::run_query, refreshed_view(run->statement.node()), run->new_name,

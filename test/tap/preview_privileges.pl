@@ -28,7 +28,16 @@ $node->safe_psql(
 	CREATE TABLE split_default PARTITION OF split DEFAULT;
 	INSERT INTO split VALUES (1);
 	CREATE DOMAIN small AS int;
-	CREATE MATERIALIZED VIEW seen AS SELECT 1 AS id});
+	CREATE MATERIALIZED VIEW seen AS SELECT 1 AS id;
+	RESET ROLE;
+	CREATE SCHEMA common;
+	GRANT ALL ON SCHEMA common TO PUBLIC;
+	CREATE TABLE lent (n int);
+	GRANT SELECT ON lent TO owner;
+	SET ROLE owner;
+	CREATE MATERIALIZED VIEW borrowed AS SELECT n FROM lent WHERE n = 42;
+	RESET ROLE;
+	REVOKE SELECT ON lent FROM owner});
 
 my %as = map { $_ => session($node, $_, user => $_) } qw(owner stranger watcher);
 my $superuser = session($node, 'superuser');
@@ -57,6 +66,20 @@ is(outcome('owner', 'ALTER TABLE users SET TABLESPACE pg_global'), '42501', 'nor
 is(outcome('stranger', 'CREATE TABLE mine (id int)'), '42501', 'nobody makes what he may not make');
 is($superuser->value(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)
 	WHERE application_name <> 'superuser' AND mode = 'AccessExclusiveLock'}), 0, 'no lock is left');
+
+# What a query is estimated to return says what is in the tables: EXPLAIN tells nobody who may not read them.
+subtest 'of a query that may not be run' => sub {
+	$as{$_}->do('PREPARE lookup AS SELECT n FROM users WHERE n = 42') for qw(owner stranger);
+	for my $statement (
+		'CREATE TABLE common.copy AS SELECT n FROM users WHERE n = 42', 'SELECT n INTO common.copy FROM users WHERE n = 42',
+		'CREATE TABLE common.copy AS SELECT count(*) FROM wide', 'CREATE TABLE common.copy AS EXECUTE lookup',
+		'CREATE MATERIALIZED VIEW common.copy AS SELECT n FROM users WHERE n = 42')
+	{
+		is(outcome('stranger', $statement), '42501', "a stranger is refused: $statement");
+		is(outcome('owner', $statement), 'seen', "the owner is not: $statement");
+	}
+	is(outcome('owner', 'REFRESH MATERIALIZED VIEW borrowed'), '42501', 'the owner of a view may not read its table any more');
+};
 
 subtest 'what is shown of the holders' => sub {
 	$superuser->do('BEGIN');
