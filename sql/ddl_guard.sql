@@ -77,6 +77,8 @@ SET pg_lockguard.ddl_commands = 'ALTER TABEL';
 SET pg_lockguard.ddl_mode = polite;
 \set VERBOSITY sqlstate
 SET pg_lockguard.ddl_lock_timeout = 0; -- worded differently from 17 on
+SET pg_lockguard.ddl_commands = 'ALTER TABLE,';
+SET pg_lockguard.ddl_commands = ',';
 \set VERBOSITY default
 
 -- Not for everybody

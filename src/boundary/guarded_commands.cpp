@@ -94,15 +94,15 @@ bool refuse_command(const char* name, std::size_t length) {
 bool check_ddl_commands(char** value, void** extra, GucSource /*source*/) {
     CommandSet commands = 0;
     const char* rest = *value;
-    while (*rest != '\0') {
+    for (bool first = true, more = true; more; first = false) {
         const char* name = rest;
         std::size_t length = strcspn(rest, ",");
         rest += length;
-        bool last = *rest == '\0';
-        if (!last)
+        more = *rest == ',';
+        if (more)
             rest++;
         trim(&name, &length);
-        if (length == 0 && last && commands == 0)
+        if (length == 0 && first && !more)
             break; // an empty list guards nothing
         char tag_name[64];
         if (length == 0 || length >= sizeof(tag_name))
