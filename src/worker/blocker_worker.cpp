@@ -105,12 +105,18 @@ void run_look(MemoryContext context, Look look) {
     MemoryContextReset(context);
 }
 
+/// Once after each reload; also while no blockers are looked for, since ddl_on_timeout = terminate
+/// goes by the names as well.
+void check_names(MemoryContext context, History* history) {
+    if (!history->looks.names_checked)
+        run_look(context, [&] { pg::check_exempt_names(context, &history->looks); });
+}
+
 /// Looks for blockers, where anybody waits. Returns as look_and_act().
 core::Microseconds look_for_blockers(MemoryContext context, History* history) {
     core::Microseconds next_due = -1;
     run_look(context, [&] {
         pg::count(pg::Counter::looks);
-        pg::check_exempt_names(context, &history->looks);
         if (history->follow_ups.count > 0)
             review_follow_ups(context, &history->follow_ups);
         if (pg::anybody_waits())
@@ -146,10 +152,10 @@ void reload_configuration(History* history) {
         forget_all(history, actions);
 }
 
-/// When the next look for blockers is due, at the latest, by the steady clock; kUnknownTime where
-/// there is nothing to look for.
-core::Timestamp time_of_next_look(core::Microseconds next_due) {
-    if (!pg::settings.looks_for_blockers())
+/// When the next look for blockers, or for their exemptions' names, is due, at the latest, by the
+/// steady clock; kUnknownTime where there is nothing to look for.
+core::Timestamp time_of_next_look(const History& history, core::Microseconds next_due) {
+    if (!pg::settings.looks_for_blockers() && history.looks.names_checked)
         return core::kUnknownTime;
     core::Microseconds rest = pg::settings.worker_interval * core::kMillisecond;
     if (next_due >= 0)
@@ -196,10 +202,11 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
         if (ConfigReloadPending)
             reload_configuration(history);
         if (woken || pg::steady_now() >= next_look) {
+            check_names(look_context, history);
             core::Microseconds next_due = -1;
             if (pg::settings.looks_for_blockers())
                 next_due = look_for_blockers(look_context, history);
-            next_look = time_of_next_look(next_due);
+            next_look = time_of_next_look(*history, next_due);
         }
         core::Timestamp next_stalls = look_at_stalls(look_context, stalls);
         core::Timestamp next_incidents = look_for_incidents(look_context, incidents);

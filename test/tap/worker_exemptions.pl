@@ -35,6 +35,16 @@ subtest 'superusers' => sub {
 	spared('a superuser', 'superuser', 'it has logged in as a superuser', conflict($node, 'boss'));
 };
 
+subtest 'names that protect nobody, while the worker ends nobody' => sub {
+	# ddl_on_timeout = terminate goes by them, too.
+	configure($node, blocker_action => 'off');
+	my $offset = -s $node->logfile;
+	configure($node, exempt_roles => 'nobody_yet');
+	$node->wait_for_log(qr/WARNING:  role "nobody_yet" of pg_lockguard.exempt_roles does not exist/, $offset);
+	pass('a role');
+	configure($node, exempt_roles => '', blocker_action => 'terminate');
+};
+
 subtest 'names that protect nobody' => sub {
 	# They are reported before anybody is in the way: afterwards it may be too late.
 	my $offset = -s $node->logfile;
