@@ -12,7 +12,7 @@ namespace {
 /// locked has no name in it.
 std::string_view draw_culprits(const DdlEvent& ddl) {
     core::TreeLabel statement = {};
-    statement.application = ddl.command;
+    statement.application = application_name == nullptr ? "" : application_name;
     if (ddl.lock_known) {
         statement.wants = GetLockmodeName(ddl.tag.locktag_lockmethodid, ddl.mode);
         statement.object = locked_object_text(ddl.tag, {});

@@ -55,7 +55,7 @@ subtest 'one that waits and gets its locks' => sub {
 	is($_->{relation}, 'public.users', "$_->{kind}: the relation") for $waited, $acquired;
 	is($waited->{blocker_pid}, $holder->pid, 'ddl_waited: for whom');
 	is($waited->{blocker_query}, 'BEGIN; SELECT id FROM users', 'ddl_waited: the query');
-	like($waited->{lock_tree}, qr/\A@{[$holder->pid]} "sidekiq"\n.* @{[$ddl->pid]} /, 'ddl_waited: the tree');
+	like($waited->{lock_tree}, qr/\A@{[$holder->pid]} "sidekiq"\n\S+ @{[$ddl->pid]} "migrate" wants AccessExclusiveLock/, 'ddl_waited: the tree');
 	is($observer->value('SELECT ?::interval <= ?', $waited->{waited}, $acquired->{waited}), 1,
 		'ddl_acquired: how long it waited');
 	my $statistics = statistics($node);
