@@ -29,6 +29,17 @@ bool is_at_its_end(const WaitOutlook& outlook) {
            outlook.deadline - steady_now() < kTooLate;
 }
 
+/// Where a timeout of the session comes before that, it is what ends the patience.
+void heed_timeout(TimestampTz finish_time, core::PatienceEnd end, core::WaitWords* waiting) {
+    if (finish_time == 0)
+        return;
+    const Microseconds left = std::max<Microseconds>(finish_time - GetCurrentTimestamp(), 0);
+    if (waiting->patience >= 0 && waiting->patience <= left)
+        return;
+    waiting->patience = left;
+    waiting->end = end;
+}
+
 /// In the current memory context.
 core::WaitWords describe(const WaitAccount& account, const WaitOutlook& outlook) {
     core::WaitWords waiting = {};
@@ -51,6 +62,11 @@ core::WaitWords describe(const WaitAccount& account, const WaitOutlook& outlook)
                            ? -1
                            : std::max<Microseconds>(outlook.deadline - steady_now(), 0);
     waiting.end = outlook.end;
+    heed_timeout(get_timeout_active(STATEMENT_TIMEOUT) ? get_timeout_finish_time(STATEMENT_TIMEOUT)
+                                                       : 0,
+                 core::PatienceEnd::statement_timeout, &waiting);
+    heed_timeout(compat::transaction_timeout_end(), core::PatienceEnd::transaction_timeout,
+                 &waiting);
     waiting.pid = MyProcPid;
     waiting.is_decidable = shared_state_available();
     return waiting;

@@ -131,6 +131,37 @@ subtest 'again and again' => sub {
 	$ddl->do('RESET pg_lockguard.ddl_on_timeout; RESET pg_lockguard.ddl_max_wait');
 };
 
+subtest 'a timeout of the session that comes before its patience ends' => sub {
+	my %told_of = (statement_timeout => 'statement_timeout cancels it');
+	$told_of{transaction_timeout} = 'transaction_timeout ends its session'
+	  if $witness->value(q{SELECT current_setting('transaction_timeout', true)});
+	for my $max_wait ('0', '2h')
+	{
+		$ddl->do("SET pg_lockguard.ddl_max_wait = '$max_wait'");
+		for my $timeout (sort keys %told_of)
+		{
+			@told = ();
+			read_and_idle($holder);
+			$ddl->do("SET $timeout = '1h'");
+			$ddl->send(add_column());
+			await_notices($ddl, 1, 'it is told');
+			like($told[0], qr/ and in 59 min $told_of{$timeout}\. Blocked by/, "$timeout, ddl_max_wait $max_wait");
+			$holder->do('COMMIT');
+			is($ddl->error, undef, 'done');
+			$ddl->do("RESET $timeout");
+		}
+	}
+	$ddl->do("SET pg_lockguard.ddl_max_wait = '30min'; SET statement_timeout = '1h'");
+	@told = ();
+	read_and_idle($holder);
+	$ddl->send(add_column());
+	await_notices($ddl, 1, 'it is told');
+	like($told[0], qr/ and in 29 min it gives up\. Blocked by/, 'one that comes later');
+	$holder->do('COMMIT');
+	is($ddl->error, undef, 'done');
+	$ddl->do('RESET pg_lockguard.ddl_max_wait; RESET statement_timeout');
+};
+
 subtest 'who waits behind it' => sub {
 	@told = ();
 	my $waiter = session($node, 'waiter');

@@ -91,6 +91,9 @@ TEST(WaitNoticeTest, SaysWhatComesWhenPatienceEnds) {
                      "and in 50 s it stands in the lock queue, where others wait behind it. "));
     EXPECT_TRUE(
         says(PatienceEnd::termination, "and in 50 s it ends the sessions that hold the lock. "));
+    EXPECT_TRUE(says(PatienceEnd::statement_timeout, "and in 50 s statement_timeout cancels it. "));
+    EXPECT_TRUE(says(PatienceEnd::transaction_timeout,
+                     "and in 50 s transaction_timeout ends its session. "));
     waiting.patience = 0;
     EXPECT_TRUE(says(PatienceEnd::failure, "and in 0 ms it gives up. "));
 }

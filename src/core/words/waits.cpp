@@ -56,6 +56,12 @@ void append_patience(Text& text, const WaitWords& waiting) {
     case PatienceEnd::termination:
         text += " it ends the sessions that hold the lock";
         break;
+    case PatienceEnd::statement_timeout:
+        text += " statement_timeout cancels it";
+        break;
+    case PatienceEnd::transaction_timeout:
+        text += " transaction_timeout ends its session";
+        break;
     }
 }
 

@@ -27,7 +27,13 @@ std::string_view next_step_text(NextStep step, Microseconds within, bool against
                                 std::pmr::memory_resource& memory);
 
 /// What comes when patience ends.
-enum class PatienceEnd : std::uint8_t { failure, queue, termination };
+enum class PatienceEnd : std::uint8_t {
+    failure,
+    queue,
+    termination,
+    statement_timeout,
+    transaction_timeout
+};
 
 /// A wait that goes on. `wait` says what the error would say of it now.
 struct WaitWords {
