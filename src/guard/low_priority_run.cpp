@@ -98,6 +98,25 @@ class LowPriorityRun {
 
     const GuardedStatement& statement() const { return account_.statement(); }
 
+    /// Adds to an error that ended the wait from outside (a cancel request, statement_timeout) what
+    /// the guard's own says: which lock it was, and who is in the way. May ereport.
+    void explain_end_of_wait(ErrorData* error) const {
+        if (!account_.is_waiting() || error->detail != nullptr)
+            return;
+        const AwaitedLock lock = {GetCurrentTimestamp(), account_.is_lock_known(),
+                                  account_.lock().tag, account_.lock().mode};
+        const FailedWait wait = {lock,
+                                 account_.waited(),
+                                 attention_.kept_waiting(),
+                                 attention_.kept_waiting_for(),
+                                 policy_.longest_stay,
+                                 static_cast<int32>(policy_.attempts),
+                                 false};
+        const Explanation explanation = explain(account_.statement(), wait);
+        error->detail = const_cast<char*>(explanation.detail);
+        error->hint = const_cast<char*>(explanation.hint);
+    }
+
   private:
     // ---- One round
 
@@ -453,7 +472,10 @@ void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
     LowPriorityRun wait(call, tag);
     run_amending(
         ERRCODE_QUERY_CANCELED, [&wait] { wait.run(); },
-        [&wait](ErrorData* error) { explain_stall(wait.statement(), error); },
+        [&wait](ErrorData* error) {
+            explain_stall(wait.statement(), error);
+            wait.explain_end_of_wait(error);
+        },
         [&wait] { wait.close(); });
 }
 

@@ -79,7 +79,11 @@ subtest 'a timeout or a cancel request ends it at once' => sub {
 			$ddl->send(add_column());
 			await_low_priority($ddl) if $name ne 'statement_timeout';
 			$strike->();
-			like($ddl->error, $message, "$name $where ends the wait");
+			my $error = $ddl->error;
+			like($error, $message, "$name $where ends the wait");
+			my $holder = $reader->pid;
+			like($error, qr/DETAIL:  ALTER TABLE waited \S+ m?s for AccessExclusiveLock on public\.users\. Blocked by PID $holder \(.*\nHINT:  .*pg_terminate_backend\($holder\)/,
+				"$name $where: the error names the culprit");
 			is($ddl->sqlstate, $sqlstate, "$name $where: its SQLSTATE");
 			if ($block)
 			{
