@@ -2,6 +2,7 @@
 
 #include "core/words/events.h"
 #include "boundary/bridge.h"
+#include "boundary/settings.h"
 #include "sessions/object_names.h"
 
 namespace lockguard::pg {
@@ -22,6 +23,24 @@ std::string_view draw_culprits(const DdlEvent& ddl) {
         return core::culprit_tree_text(ddl.culprits, MyProcPid, statement,
                                        sizeof(Event::lock_tree) - 1, memory);
     });
+}
+
+std::string_view text_of(const char* name) {
+    return name == nullptr ? std::string_view() : std::string_view(name);
+}
+
+/// For the line of the log, where there is one.
+EventNames names_for_log(const Event& event) {
+    EventNames names = {};
+    if (settings.logged_events() == LoggedEvents::none)
+        return names;
+    NameLookup lookup = open_name_lookup();
+    names.database = text_of(database_name(event.database, lookup));
+    names.role = text_of(role_name(event.role, lookup));
+    if (event.has_blocker && OidIsValid(event.blocker_role))
+        names.blocker_role = text_of(role_name(event.blocker_role, lookup));
+    close_name_lookup(lookup);
+    return names;
 }
 
 } // namespace
@@ -59,7 +78,7 @@ void record_ddl_event(const DdlEvent& ddl, const char* relation) {
         }
         set_event_text(event.lock_tree, draw_culprits(ddl));
     }
-    EventNames names = {};
+    EventNames names = names_for_log(event);
     if (relation != nullptr)
         names.relation = relation;
     record_event(&event, names);

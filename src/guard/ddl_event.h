@@ -22,9 +22,9 @@ struct DdlEvent {
     const char* reason;                      // may be null
 };
 
-/// Records an event of this session, with the tree of who is in its way. Needs a transaction (for
-/// names) only in that a lookup may be open. Allocates in the current memory context; may ereport
-/// out of memory. `relation` is for the log line: the relation's name, or null.
+/// Records an event of this session, with the tree of who is in its way. Needs a transaction.
+/// Allocates in the current memory context; may ereport out of memory. `relation` is for the log
+/// line: the relation's name, or null.
 void record_ddl_event(const DdlEvent& ddl, const char* relation);
 
 } // namespace lockguard::pg

@@ -61,6 +61,23 @@ subtest 'log_events' => sub {
 		[ 'blocker_logged', 'blocker_resolved' ], 'log_events = all: a line each');
 };
 
+subtest 'events of the guard' => sub {
+	my $holder = session($node, 'holder', user => 'app');
+	my $ddl = session($node, 'migrate');
+	$ddl->do('SET pg_lockguard.ddl_mode = low_priority');
+	$holder->do('BEGIN; SELECT id FROM users');
+	my $size = -s $node->logfile;
+	$ddl->send('ALTER TABLE users ALTER COLUMN id DROP DEFAULT');
+	$node->wait_for_log(qr/kind=ddl_waited/, $size);
+	$holder->do('COMMIT');
+	await_end($ddl);
+	my $log = slurp_file($node->logfile, $size);
+	my ($own, $pid) = ($ddl->pid, $holder->pid);
+	my $whose = qr/pid=$own database="postgres" user="\w+" application="migrate" command="ALTER TABLE" relation="public.users" lock_mode="AccessExclusiveLock"/;
+	like($log, qr/event: kind=ddl_waited id=\d+ $whose .*blocker_pid=$pid blocker_user="app" blocker_application="holder"/, 'ddl_waited');
+	like($log, qr/event: kind=ddl_acquired id=\d+ $whose /, 'ddl_acquired');
+};
+
 # Another server: the collector needs a start.
 my $collector = start_worker_node(
 	'collector',
