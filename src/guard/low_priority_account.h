@@ -27,8 +27,8 @@ class WaitAccount {
     bool has_waited() const { return has_waited_; }        // an attempt has come to nothing
     core::Microseconds waited() const;                     // so far, in all
     bool is_waiting() const { return waiting_since_ != 0; }
-    bool is_lock_known() const { return lock_known_; }     // ... that it waits for
-    const NeededLock& lock() const { return lock_; }       // if is_lock_known()
+    bool is_lock_known() const { return lock_known_; } // ... that it waits for
+    const NeededLock& lock() const { return lock_; }   // if is_lock_known()
 
     // ---- What happens
 
