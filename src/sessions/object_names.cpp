@@ -135,11 +135,37 @@ const char* made_valid(char* name) {
     return name;
 }
 
+/// Does this process hold a lock on the extension of a relation? Only after an error that came in
+/// the moment in which that lock was granted, until the transaction is rolled back. PostgreSQL
+/// takes no other lock beside it (LockAcquireExtended() asserts that), and others wait for it.
+bool holds_extension_lock() {
+    for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++) {
+        // Without the lock: only this process itself adds to the list, or others for a relation
+        // that was in its slots.
+        if (compat::newest_own_proclock(MyProc, partition) == nullptr)
+            continue;
+        bool held = false;
+        LWLock* partition_lock = LockHashPartitionLockByIndex(partition);
+        LWLockAcquire(partition_lock, LW_SHARED);
+        for (PROCLOCK* proclock = compat::newest_own_proclock(MyProc, partition);
+             proclock != nullptr && !held;
+             proclock = compat::older_own_proclock(MyProc, partition, proclock))
+            held = proclock->tag.myLock->tag.locktag_type == LOCKTAG_RELATION_EXTEND &&
+                   proclock->holdMask != 0;
+        LWLockRelease(partition_lock);
+        if (held)
+            return true;
+    }
+    return false;
+}
+
 } // namespace
 
 NameLookup open_name_lookup() {
     Assert(IsTransactionState());
-    NameLookup lookup;
+    NameLookup lookup = {};
+    if (holds_extension_lock())
+        return lookup;
     lookup.database = MyDatabaseId;
     // The worker is in no database, so it has no pg_class.
     lookup.relations = OidIsValid(MyDatabaseId) && lock_catalogs(kRelationCatalogs);

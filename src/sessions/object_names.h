@@ -25,7 +25,8 @@ struct NameLookup {
     bool types;       // pg_type: prepared transactions
 };
 
-/// Takes ACCESS SHARE on the catalogs conditionally; what is not to be had is left out. Needs a
+/// Takes ACCESS SHARE on the catalogs conditionally; what is not to be had is left out: all of it
+/// where an error has left this process with the lock on a relation's extension. Needs a
 /// transaction. May ereport.
 NameLookup open_name_lookup();
 /// Gives the locks back.

@@ -13,10 +13,12 @@
 #include <vector>
 
 extern "C" {
+#include "access/table.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/fd.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
@@ -28,6 +30,7 @@ PG_FUNCTION_INFO_V1(boundary_ask_too_much);
 PG_FUNCTION_INFO_V1(boundary_exhaust);
 PG_FUNCTION_INFO_V1(boundary_ereport);
 PG_FUNCTION_INFO_V1(boundary_cancelled_subtransaction);
+PG_FUNCTION_INFO_V1(boundary_fail_while_extending);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -256,6 +259,23 @@ PGDLLEXPORT Datum boundary_cancelled_subtransaction(PG_FUNCTION_ARGS) {
         [](const ErrorData* error) { return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE; });
     CHECK_FOR_INTERRUPTS();
     PG_RETURN_TEXT_P(cstring_to_text(end.kept ? "kept" : "rolled back"));
+}
+
+/// boundary_fail_while_extending(locked regclass, extended regclass): waits for a lock that is not
+/// to be had, and has got the lock on a relation's extension by the time that its error is seen.
+PGDLLEXPORT Datum boundary_fail_while_extending(PG_FUNCTION_ARGS) {
+    const Oid locked = PG_GETARG_OID(0);
+    const Oid extended = PG_GETARG_OID(1);
+    Relation relation = table_open(extended, AccessShareLock);
+    PG_TRY();
+    LockRelationOid(locked, AccessExclusiveLock);
+    PG_CATCH();
+    {
+        LockRelationForExtension(relation, ExclusiveLock);
+        PG_RE_THROW();
+    }
+    PG_END_TRY();
+    PG_RETURN_VOID();
 }
 
 /// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is

@@ -1,5 +1,7 @@
 # The DETAIL of a guarded statement that ends by its lock_timeout: which lock it was, who was in
 # the way, what the reader may see of that, and what to do.
+#
+# LOCKGUARD_BOUNDARY names the module built from test/boundary (scripts/test builds it).
 use strict;
 use warnings;
 
@@ -11,6 +13,9 @@ use LockGuard::Guard;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+my $module = $ENV{LOCKGUARD_BOUNDARY}
+  or die "set LOCKGUARD_BOUNDARY to test/boundary/lockguard_boundary.so\n";
 
 my $node = start_guarded_node('culprits');
 my ($out, $err);
@@ -44,6 +49,27 @@ subtest 'the lock is known, however short the wait' => sub {
 		detail_of($node, alter_around('alter_inside', 'LOCK TABLE users')),
 		qr/^DETAIL:  ALTER TABLE $waited for AccessExclusiveLock on public\.users\./,
 		'a lock taken by a statement that is not guarded, inside a guarded one');
+	seen($node);
+};
+
+# With assertions the server would stop: beside that lock PostgreSQL takes no other.
+subtest "an error beside the lock on a relation's extension" => sub {
+	$node->safe_psql(
+		'postgres', qq{
+		CREATE FUNCTION fail_while_extending(regclass, regclass) RETURNS void
+			AS '$module', 'boundary_fail_while_extending' LANGUAGE c;
+		CREATE TABLE extended (id int);
+		CREATE TABLE rewritten (id int);
+		INSERT INTO rewritten VALUES (1)});
+	my $rewrite = q{ALTER TABLE rewritten ALTER id TYPE bigint
+		USING CASE WHEN fail_while_extending('users', 'extended')::text = '' THEN 2 END};
+	like(
+		detail_of($node, $rewrite),
+		qr/^DETAIL:  ALTER TABLE $waited for AccessExclusiveLock on relation \d+ of database \d+\. Blocked by PID $reader_pid /,
+		'no name is looked up');
+	(undef, $err) = run_script($node, "SET pg_lockguard.ddl_mode = low_priority; SET pg_lockguard.ddl_max_wait = '300ms'; $rewrite");
+	like($err, qr/DETAIL:  ALTER TABLE $waited for AccessExclusiveLock on public\.users\. Blocked by PID $reader_pid /,
+		'at low priority the attempt has been rolled back by then');
 	seen($node);
 };
 
