@@ -15,6 +15,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 use File::Basename;
+use IPC::Run ();
 use LockGuard;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -124,6 +125,76 @@ for my $file (@files)
 			DROP DATABASE "$database" WITH (FORCE)});
 	};
 }
+
+# The script of how-to/is-this-migration-safe.md, as it stands there: it passes what it knows to be safe, and nothing else.
+subtest 'the script for CI' => sub {
+	my $page = slurp_file("$top/docs/how-to/is-this-migration-safe.md");
+	my ($look, $loop) = $page =~ /`is-it-safe\.sql`:\n\n```\n(.*?)^```.*?^```sh\n(.*?)^```/ms or die 'the page has no script';
+	$node->safe_psql('postgres', 'CREATE DATABASE ci');
+	$node->safe_psql('ci', q{
+		CREATE EXTENSION pg_lockguard;
+		CREATE TABLE users (id bigint PRIMARY KEY);
+		CREATE TABLE orders (id bigint PRIMARY KEY, user_id bigint, total int);
+		INSERT INTO orders SELECT n, n, n FROM generate_series(1, 1000) n;
+		ALTER TABLE orders ADD CONSTRAINT total_is_there CHECK (total IS NOT NULL) NOT VALID;
+		CREATE TABLE days (day int) PARTITION BY LIST (day);
+		SELECT format('CREATE TABLE days_%s PARTITION OF days FOR VALUES IN (%1$s)', n) FROM generate_series(1, 201) n \gexec
+		INSERT INTO days SELECT generate_series(1, 201);
+		CREATE FUNCTION nap() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1 FROM pg_sleep(0.1)'});
+
+	# Returns the exit status and what it said.
+	my $check = sub {
+		my (%migration) = @_;
+		my $folder = PostgreSQL::Test::Utils::tempdir();
+		mkdir "$folder/migrations";
+		append_to_file("$folder/is-it-safe.sql", $look);
+		append_to_file("$folder/migrations/$_.sql", $migration{$_}) for keys %migration;
+		local @ENV{qw(PGHOST PGPORT PGDATABASE)} = ($node->host, $node->port, 'ci');
+		my $output = '';
+		IPC::Run::run([ 'sh', '-c', $loop ], '>&', \$output, init => sub { chdir $folder or die });
+		return ($? >> 8, $output);
+	};
+	my $passes = sub {
+		my ($what, $statement) = @_;
+		my ($status, $output) = $check->(one => $statement);
+		is($status, 0, "passes: $what") or diag($output);
+		is($output, '', '... and says nothing');
+	};
+	my $fails = sub {
+		my ($what, $statement, $reason) = @_;
+		my ($status, $output) = $check->(one => $statement);
+		is($status, 1, "fails: $what");
+		like($output, $reason, '... and says why');
+	};
+
+	$passes->('a change of the catalogs alone', "ALTER TABLE orders ADD note text;\n");
+	$passes->('a new table', "CREATE TABLE items (id bigint PRIMARY KEY,\n    name text DEFAULT 'it''s \\n');\n");
+	$passes->('what stops other DDL alone', "ALTER TABLE orders VALIDATE CONSTRAINT total_is_there;\n");
+	$passes->('an index that is built concurrently', "CREATE INDEX CONCURRENTLY ON orders (user_id);\n");
+	$passes->('what somebody has said that it is meant', "-- reviewed: it is small\nALTER TABLE orders ALTER total TYPE bigint;\n");
+
+	$fails->('a rewrite', "ALTER TABLE orders ALTER total TYPE bigint;\n", qr/rewrite, public\.orders, .*Add a new column/);
+	$fails->('an index', "CREATE INDEX ON orders (user_id);\n", qr/build index, public\.orders/);
+	$fails->('a fault in the words', "ALTER TABLE orders ADD note text,;\n", qr/syntax error/);
+	$fails->('a fault in the sense', "ALTER TABLE orders DROP notes;\n", qr/does not exist/);
+	$fails->('two statements', "ALTER TABLE orders ADD note text;\nALTER TABLE orders ADD more text;\n", qr/one statement at a time/);
+	$fails->('no statement', "-- nothing\n", qr/no statement/);
+	$fails->('what is not previewed', "UPDATE orders SET total = 1;\n", qr/does not preview UPDATE/);
+	$fails->('what is judged by rules that do not say all', "ALTER TABLE days ALTER day TYPE bigint;\n", qr/more than 200 partitions/);
+	$fails->('what takes longer than a preview is allowed to', "ALTER TABLE orders ADD n int DEFAULT nap();\n", qr/preview_max_hold/);
+
+	my $holder = session($node, 'holder', dbname => 'ci');
+	$holder->do('BEGIN; SELECT FROM orders');
+	$fails->('a preview that ends at a lock', "ALTER TABLE orders ALTER total TYPE bigint;\n", qr/held by \{@{[$holder->pid]}\}, A lock is not free/);
+	forget_sessions($holder);
+
+	my ($status, $output) = $check->(1 => "ALTER TABLE orders ADD note text;\n", 2 => "TRUNCATE nobody;\n", 3 => "CREATE TABLE x ();\n");
+	is($status, 1, 'fails: one of several');
+	like($output, qr{migrations/2\.sql}, '... and says which');
+	is(($check->())[0], 1, 'fails: none at all');
+	local $ENV{PGOPTIONS} = '-c default_transaction_read_only=on';
+	$fails->('where it can not be previewed', "ALTER TABLE orders ADD note text;\n", qr/read-only transaction/);
+};
 
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_prepared_xacts'), 0, 'nothing is left');
 done_testing();
