@@ -8,6 +8,8 @@
 #       role ROLE          the session, if it begins here, belongs to that role
 #       waits              the last statement comes to wait, and goes on waiting
 #       fails SQLSTATE     the last statement ends with that error
+#       shows              the next block that is in no language says what psql shows of the last statement: its rows, or its
+#                          error. They are compared, but for durations and pids (the same session has the same one throughout)
 #   <!-- done: NAME [SQLSTATE] -->       what that session waits with ends, without an error or with this one
 use strict;
 use warnings;
@@ -19,6 +21,7 @@ use IPC::Run ();
 use LockGuard;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $top = dirname(dirname($FindBin::RealBin));
 my @files = ("$top/README.md", glob("$top/docs/*.md $top/docs/*/*.md"));
@@ -35,15 +38,22 @@ $node->safe_psql('postgres', "CREATE ROLE $_ LOGIN") for @roles;
 sub parts_of
 {
 	my ($text) = @_;
-	my (@parts, %next);
-	while ($text =~ /<!--\h*(sql|example|done)(?:\h+(\w+))?:\s*(.*?)\s*-->|^\h*```sql\n(.*?)^\h*```/gms)
+	my (@parts, %next, $shows);
+	while ($text =~ /<!--\h*(sql|example|done)(?:\h+(\w+))?:\s*(.*?)\s*-->|^\h*```(\w*)\n(.*?)^\h*```/gms)
 	{
-		my ($comment, $name, $said, $block) = ($1, $2, $3, $4);
+		my ($comment, $name, $said, $language, $block) = ($1, $2, $3, $4, $5);
 		my $line = 1 + (substr($text, 0, $-[0]) =~ tr/\n//);
-		if (defined $block)
+		if (defined $block && $language eq 'sql')
 		{
 			push @parts, { session => 'main', %next, kind => 'sql', line => $line, text => $block };
+			$shows = $parts[-1] if $next{shows};
 			%next = ();
+		}
+		elsif (defined $block)
+		{
+			next if $language ne '' || !$shows;
+			$shows->{shows} = $block;
+			undef $shows;
 		}
 		elsif ($comment eq 'sql')
 		{
@@ -59,14 +69,116 @@ sub parts_of
 			%next = map { my ($name, $value) = split ' ', $_, 2; $name => $value // 1 } split /,\s*/, $said;
 		}
 	}
+	die "line $shows->{line}: nothing is shown" if $shows;
 	return @parts;
 }
 
-# Statements end with a semicolon at the end of a line.
+# Statements end with a semicolon at the end of a line, and are sent with it, as psql does.
 sub statements_of
 {
 	my ($text) = @_;
-	return grep { /\S/ } split /;\h*(?:--[^\n]*)?\n/, "$text\n";
+	return grep { /\S/ } split /(?<=;)\h*(?:--[^\n]*)?\n/, "$text\n";
+}
+
+# ---- What is shown
+
+# A table as psql prints it, one line a row, the first the columns' names; with \x the name and the value a line.
+sub table_of
+{
+	my (@lines) = split /\n/, $_[0];
+	if ($lines[0] =~ /^-\[ RECORD/)
+	{
+		my @table;
+		for my $line (grep { !/^-\[ RECORD/ } @lines)
+		{
+			my ($name, $mark, $value) = $line =~ /^(\S*)\h*\|(.)?(.*)$/;
+			# A point at the end and at the beginning of the next line: a word that is broken.
+			$mark eq '.' ? $table[-1] =~ s/\.$/$value/ : push @table, "$name | $value";
+		}
+		return join("\n", map { s/\h+$//r } @table);
+	}
+	my (@from, @width, $at);
+	for my $dashes (split /\+/, splice(@lines, 1, 1))
+	{
+		push @from, $at // 0;
+		push @width, length $dashes;
+		$at += 1 + length $dashes;
+	}
+	return join("\n", map { my $line = $_ . ' ' x $at;
+		join(' | ', map { substr($line, $from[$_], $width[$_]) =~ s/^\h+|\h+$//gr } 0 .. $#from) } @lines);
+}
+
+# The rows of a query, in the same form.
+sub rows_of
+{
+	my ($session, $query, $expanded) = @_;
+	my $dbh = $session->{dbh};
+	local @$dbh{qw(pg_bool_tf pg_expand_array)} = (1, 0);
+	my $sth = $dbh->prepare($query);
+	$sth->execute;
+	my @names = @{ $sth->{NAME} };
+	my @rows = map { [ map { ($_ // '') =~ s/^\h+|\h+$//gr } @$_ ] } @{ $sth->fetchall_arrayref };
+	return join("\n", map { join(' | ', @$_) } \@names, @rows) if !$expanded;
+	return join("\n", map { my $row = $_; map { "$names[$_] | $row->[$_]" =~ s/\h+$//r } 0 .. $#names } @rows);
+}
+
+sub error_of
+{
+	my ($session) = @_;
+	return join "\n", map { my $text = $session->{dbh}->pg_error_field("$_");
+		defined $text ? ($_ eq 'message_primary' ? 'ERROR' : uc) . ":  $text" : () } qw(message_primary detail hint);
+}
+
+# With durations masked.
+sub timeless
+{
+	my ($text) = @_;
+	return $text =~ s/\d\d:\d\d:\d\d(?:\.\d+)?/TIME/gr =~ s/\d+(?:\.\d+)? (?:ms|s|min)\b/TIME/gr;
+}
+
+# Is that what the text says? Learns which pid a session has in the text.
+sub agrees
+{
+	my ($said, $seen, $name_of_pid, $pid_in_text) = @_;
+	my ($pattern, @learned) = ('');
+	for my $piece (split /(\d+)/, $seen)
+	{
+		my $name = $piece =~ /^\d+$/ ? $name_of_pid->{$piece} : undef;
+		my ($known) = grep { defined $name && $learned[$_] eq $name } 0 .. $#learned;
+		if (!defined $name) { $pattern .= quotemeta $piece }
+		elsif (defined $pid_in_text->{$name}) { $pattern .= $pid_in_text->{$name} }
+		elsif (defined $known) { $pattern .= '\g{' . ($known + 1) . '}' }
+		else { $pattern .= '(\d+)'; push @learned, $name }
+	}
+	my @pids = $said =~ /^$pattern$/ or return 0;
+	@$pid_in_text{@learned} = @pids if @learned;
+	return 1;
+}
+
+# Runs the statement, and compares. What a query shows may take a moment to come about.
+sub shows_as_said
+{
+	my ($session, $statement, $part, $name_of_pid, $pid_in_text) = @_;
+	utf8::decode(my $text = $part->{shows});
+	my $said = timeless($part->{fails} ? $text =~ s/\n$//r : table_of($text));
+	my $seen;
+	for my $try (1 .. 100)
+	{
+		if ($part->{fails})
+		{
+			my $sqlstate = failure($session, $statement);
+			is($sqlstate, $part->{fails}, "line $part->{line}: it fails") or return;
+			$seen = timeless(error_of($session));
+		}
+		else
+		{
+			$seen = timeless(rows_of($session, $statement, $text =~ /^-\[/));
+		}
+		return pass("line $part->{line}: what it shows") if agrees($said, $seen, $name_of_pid, $pid_in_text);
+		last if $part->{fails};
+		usleep(100_000);
+	}
+	return is($seen, $said, "line $part->{line}: what it shows");
 }
 
 # The SQLSTATE with which a statement ends; undef where it succeeds.
@@ -77,6 +189,15 @@ sub failure
 	my ($error, $sqlstate) = ($@, $session->sqlstate);
 	diag($error) if $sqlstate eq '';
 	return $sqlstate;
+}
+
+# A session that calls itself what psql does.
+sub psql_session
+{
+	my ($name, $database, $role) = @_;
+	my $session = session($node, $name, dbname => $database, $role ? (user => $role) : ());
+	$session->do(q{SET application_name = 'psql'});
+	return $session;
 }
 
 # Sends the statement, and waits until it waits for a lock, in its queue or at low priority.
@@ -97,12 +218,12 @@ for my $file (@files)
 	subtest $name => sub {
 		my $database = $name =~ s/\W/_/gr;
 		$node->safe_psql('postgres', qq{CREATE DATABASE "$database"});
-		my %session;
+		my (%session, %name_of_pid, %pid_in_text);
 		for my $part (@parts)
 		{
 			my $label = "line $part->{line}";
-			my $session = $session{ $part->{session} } //= session($node, $part->{session},
-				dbname => $database, $part->{role} ? (user => $part->{role}) : ());
+			my $session = $session{ $part->{session} } //= psql_session($part->{session}, $database, $part->{role});
+			$name_of_pid{ $session->pid } = $part->{session};
 			if ($part->{kind} eq 'done')
 			{
 				my $error = $session->error;
@@ -115,6 +236,7 @@ for my $file (@files)
 			{
 				is(failure($session, $statement), undef, "$label: " . substr($statement =~ s/\s+/ /gr, 0, 60)) or diag($@);
 			}
+			if ($part->{shows}) { shows_as_said($session, $last, $part, \%name_of_pid, \%pid_in_text); next }
 			if ($part->{waits}) { come_to_wait($session, $last); pass("$label: it waits"); next }
 			is(failure($session, $last), $part->{fails}, "$label: " . substr($last =~ s/\s+/ /gr, 0, 60)) or diag($@);
 		}
