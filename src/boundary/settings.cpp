@@ -303,7 +303,7 @@ void define_record_settings() {
                              kLoggedEvents, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.events_max", "How many events pg_lockguard_events shows at most.",
-        "The room is taken in shared memory, about 3.5 kB each.", &settings.events_max, 1000, 10,
+        "The room is taken in shared memory, about 3.1 kB each.", &settings.events_max, 1000, 10,
         100000, start_context(), 0, nullptr, nullptr, nullptr);
     DefineCustomIntVariable("pg_lockguard.track_statements",
                             "How many statements of each session's present transaction are kept.",
@@ -330,7 +330,7 @@ void define_incident_settings() {
                             GUC_UNIT_MS, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.incidents_max", "How many incidents pg_lockguard_incidents shows at most.",
-        "The room is taken in shared memory, about 14 kB each.", &settings.incidents_max, 200, 10,
+        "The room is taken in shared memory, about 13 kB each.", &settings.incidents_max, 200, 10,
         10000, at_start, 0, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.waits_max", "How many entries pg_stat_lockguard_waits has at most.",
