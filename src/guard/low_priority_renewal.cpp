@@ -18,6 +18,20 @@ bool is_below(MemoryContext context, MemoryContext ancestor) {
     return context != nullptr;
 }
 
+/// The server's look at its portals ends at the first that is ready, with its walk over them left
+/// open: whoever asks there raises an error then. A hundred walks left open, and no other can begin,
+/// not even in an abort, which is a PANIC. The end of a subtransaction closes it.
+bool has_ready_portals() {
+    bool found = true;
+    run_in_subtransaction(
+        [&found] {
+            found = !ThereAreNoReadyPortals();
+            return false;
+        },
+        [](const ErrorData* /*error*/) { return false; });
+    return found;
+}
+
 /// An attempt that was rolled back may have left the transaction with an id. There is nothing in it
 /// that could be lost: so its commit waits for no disk and no standby. (A wait for a standby may
 /// have no end, and would swallow a request to cancel the statement.)
@@ -34,8 +48,7 @@ void commit_at_once() {
 } // namespace
 
 bool can_renew_transaction(MemoryContext needed) {
-    return !ActiveSnapshotSet() && ThereAreNoReadyPortals() &&
-           !is_below(needed, TopTransactionContext);
+    return !ActiveSnapshotSet() && !is_below(needed, TopTransactionContext) && !has_ready_portals();
 }
 
 void renew_transaction() {

@@ -73,5 +73,20 @@ subtest 'the words of an error that comes in a later transaction' => sub {
 	forget_sessions($ddl, $waiter);
 };
 
+# It looks again each time it wakes up, here for a notice that nobody wants.
+subtest 'a cursor that is open all the while: the transaction is not renewed, and that is all' => sub {
+	my $ddl = session($node, 'ddl');
+	$ddl->do($_) for 'BEGIN', 'DECLARE held CURSOR WITH HOLD FOR SELECT id FROM orders', 'COMMIT',
+		q{SET client_min_messages = 'error'}, q{SET pg_lockguard.ddl_notice_interval = '1ms'};
+	$reader->do('BEGIN');
+	$reader->do('SELECT FROM orders');
+	$ddl->send('ALTER TABLE orders ADD noted int');
+	await($node, 'two seconds', q{SELECT waited > '2 s' FROM pg_lockguard_progress WHERE pid = ?}, $ddl->pid);
+	$reader->do('COMMIT');
+	is($ddl->error, undef, 'it is done');
+	is($ddl->value('FETCH held'), 1, 'and the cursor is as it was');
+	forget_sessions($ddl);
+};
+
 ends_well([$node], qr/WARNING/);
 done_testing();
