@@ -2,6 +2,7 @@
 
 #include "boundary/guarded_commands.h"
 #include "boundary/settings.h"
+#include "guard/file_map.h"
 #include "guard/lock_targets_create.h"
 #include "guard/lock_timeout_run.h"
 #include "guard/low_priority_run.h"
@@ -120,7 +121,9 @@ pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
         RecoveryInProgress() || commits_on_its_way(call.planned->utilityStmt) ||
         refuses_to_wait(call.planned->utilityStmt) || !concerns_others(call.planned->utilityStmt))
         return pg::DdlMode::off;
-    return pg::settings.mode();
+    // Not to be tried in a subtransaction: at least it does not stand in a queue for long.
+    return pg::changes_file_map(call.planned->utilityStmt) ? pg::DdlMode::lock_timeout
+                                                           : pg::settings.mode();
 }
 
 // ---- How

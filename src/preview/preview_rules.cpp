@@ -124,6 +124,8 @@ void add_reindex(const ReindexStmt* statement, PreviewedSteps* steps) {
     }
     if (OidIsValid(table))
         add_relation_lock(steps, table, concurrently ? ShareUpdateExclusiveLock : ShareLock);
+    if (index && !partitioned && !concurrently)
+        add_relation_lock(steps, relation, AccessExclusiveLock);
     if (!partitioned && OidIsValid(table))
         set_work(steps, HeavyKind::build_index, table);
 }
@@ -350,6 +352,7 @@ void preview_by_rules(const PreviewedStatement& statement, Unseen why, Previewed
     const Node* node = statement.node();
     switch (why) {
     case Unseen::commits:
+    case Unseen::mapped_catalog:
         add_committing(node, steps);
         break;
     case Unseen::copies_files:

@@ -1,5 +1,6 @@
 #include "preview/previewed_statement.h"
 
+#include "guard/file_map.h"
 #include "guard/heavy_watch.h"
 #include "guard/inheritance.h"
 
@@ -271,6 +272,8 @@ const IntoClause* into_clause_of(const Node* statement) {
 }
 
 Unseen why_not_run(const Node* statement) {
+    if (changes_file_map(statement))
+        return Unseen::mapped_catalog;
     switch (nodeTag(statement)) {
     case T_AlterTableStmt:
         return of_alter_table(reinterpret_cast<const AlterTableStmt*>(statement));

@@ -174,5 +174,20 @@ subtest 'locks of other kinds inside the statement' => sub {
 	}
 };
 
+# Their files are known by a map that no subtransaction may change.
+subtest 'catalogs that others are found by' => sub {
+	$ddl->do(q{SET pg_lockguard.ddl_commands = 'all'});
+	for my $statement ('REINDEX TABLE pg_class', 'REINDEX INDEX pg_class_oid_index', 'REINDEX TABLE pg_database',
+		'CLUSTER pg_class USING pg_class_oid_index', 'REINDEX TABLE pg_constraint')
+	{
+		ok(eval { $ddl->do($statement); 1 }, $statement) or diag($@);
+	}
+	$reader->do('BEGIN; LOCK TABLE pg_proc IN SHARE UPDATE EXCLUSIVE MODE');
+	$ddl->send('REINDEX TABLE pg_proc');
+	like($ddl->error, qr/lock timeout.*for ShareLock on pg_catalog\.pg_proc/s, 'it does not stand in a queue for long');
+	$reader->do('COMMIT');
+	$ddl->do('RESET pg_lockguard.ddl_commands');
+};
+
 ends_well($node);
 done_testing();

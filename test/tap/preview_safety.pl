@@ -294,6 +294,22 @@ subtest 'what is sent to the session arrives' => sub {
 	is_deeply(preview($rewrite), \@rewrite_rows, 'and previews go on');
 };
 
+subtest 'catalogs whose files no subtransaction may make anew' => sub {
+	is_deeply(
+		preview('REINDEX INDEX pg_class_oid_index'),
+		[
+			'lock | pg_catalog.pg_class | ShareLock | writers | 0',
+			'lock | pg_catalog.pg_class_oid_index | AccessExclusiveLock | readers and writers | 0',
+			'build index | pg_catalog.pg_class | - | readers and writers | 0'
+		],
+		'are previewed by rules');
+	is(preview('CLUSTER pg_class USING pg_class_oid_index')->[-1],
+		'rewrite | pg_catalog.pg_class | - | readers and writers | 0', 'CLUSTER as well');
+	like(
+		$session->value(q{SELECT max(advice) FROM ddl_preview('REINDEX TABLE pg_class')}),
+		qr/^Not run, because no part of a transaction may make this catalog's files anew: by rules\./, '... and it says why');
+};
+
 subtest 'the server log' => sub {
 	$session->do(q{SET log_min_messages = 'debug1'});
 	is_deeply(preview($rewrite), \@rewrite_rows, 'whoever wants the messages has them');

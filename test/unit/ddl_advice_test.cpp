@@ -56,7 +56,7 @@ TEST(UnseenTest, SaysWhy) {
               "Not run, because it would lock more than 200 partitions: by rules; what it does "
               "with them was not seen.");
     for (int i = static_cast<int>(Unseen::behind_lock);
-         i <= static_cast<int>(Unseen::foreign_table); i++)
+         i <= static_cast<int>(Unseen::mapped_catalog); i++)
         EXPECT_FALSE(unseen_text(static_cast<Unseen>(i), 0, memory).empty()) << i;
 }
 

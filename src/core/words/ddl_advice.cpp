@@ -200,6 +200,10 @@ std::string_view unseen_text(Unseen unseen, Microseconds max_hold,
     case Unseen::foreign_table:
         text = "Not run, because it would act on another server: by rules.";
         break;
+    case Unseen::mapped_catalog:
+        text = "Not run, because no part of a transaction may make this catalog's files anew: by "
+               "rules.";
+        break;
     }
     return keep_text(text, memory);
 }
