@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "guard/setting_scope.h"
 #include "locks/own_locks.h"
 
 extern "C" {
@@ -236,6 +237,7 @@ void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handl
         nest_level_ = NewGUCNestLevel();
         set_config_option("log_min_messages", clusters ? "debug2" : "debug1", PGC_SUSET,
                           PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+        level_ = compat::server_log_level();
         transaction_ = compat::lxid_of(MyProc);
         // A watch outside of this one knows what the log would have had.
         if (!is_still_lowered())
@@ -252,7 +254,7 @@ void HeavyWatch::leave() const {
     abandon();
     // A commit in between has restored it already, and taken the nest level with it.
     if (nest_level_ != 0 && transaction_ == compat::lxid_of(MyProc))
-        AtEOXact_GUC(true, nest_level_);
+        end_setting("log_min_messages", nest_level_, compat::server_log_level() == level_);
     lowered.active = is_still_lowered();
 }
 

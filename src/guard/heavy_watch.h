@@ -51,6 +51,7 @@ class HeavyWatch {
     bool is_silent_ = false;
     LocalTransactionId transaction_ = InvalidLocalTransactionId;
     int nest_level_ = 0;
+    int level_ = 0; // to which it has lowered the setting
 };
 
 /// How much work of a kind on that relation, which is locked, would be; and whether it is none.

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "boundary/compat.h"
+#include "guard/setting_scope.h"
 
 namespace lockguard::pg {
 
@@ -16,6 +17,7 @@ class LockTimeoutScope {
     void enter(int timeout) {
         if (LockTimeout > 0 && LockTimeout <= timeout)
             return;
+        timeout_ = timeout;
         transaction_ = compat::lxid_of(MyProc);
         nest_level_ = NewGUCNestLevel();
         char value[16] = ""; // not snprintf(): this runs for each guarded statement
@@ -27,11 +29,12 @@ class LockTimeoutScope {
     void leave() const {
         // A commit in between has restored it already, and taken the nest level with it.
         if (nest_level_ != 0 && transaction_ == compat::lxid_of(MyProc))
-            AtEOXact_GUC(true, nest_level_);
+            end_setting("lock_timeout", nest_level_, LockTimeout == timeout_);
     }
 
   private:
     LocalTransactionId transaction_ = InvalidLocalTransactionId;
+    int timeout_ = 0;
     int nest_level_ = 0;
 };
 

@@ -35,6 +35,31 @@ subtest 'the stricter of the two applies, and the session has its own back' => s
 	}
 };
 
+# As without the guard: SET for the session, SET LOCAL for the rest of the transaction.
+subtest 'what a function of the statement sets stays set' => sub {
+	my $session = session($node, 'setter');
+	$session->do(
+		q{CREATE FUNCTION set_it() RETURNS event_trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM set_config('lock_timeout', '7s', true);
+			PERFORM set_config('log_min_messages', 'error', true);
+			PERFORM set_config('deadlock_timeout', '3s', true);
+		END $$});
+	$session->do('CREATE EVENT TRIGGER set_it ON ddl_command_end EXECUTE FUNCTION set_it()');
+	for my $mode (qw(off lock_timeout low_priority)) {
+		for my $max_wait ('0', '1h') {
+			$session->do($_) for "SET pg_lockguard.ddl_mode = $mode", "SET pg_lockguard.ddl_max_wait = '$max_wait'", 'BEGIN',
+			  'ALTER TABLE probed ADD more int';
+			is(join(' ', map { $session->value("SHOW $_") } qw(lock_timeout log_min_messages deadlock_timeout)),
+				'7s error 3s', "$mode, ddl_max_wait $max_wait");
+			$session->do('ROLLBACK');
+			is(join(' ', map { $session->value("SHOW $_") } qw(lock_timeout log_min_messages)), '0 warning', '... and not for longer');
+		}
+	}
+	$session->do('DROP EVENT TRIGGER set_it');
+	forget_sessions($session);
+};
+
 subtest 'what is not guarded has the lock_timeout of the session' => sub {
 	run_script($node, "SET pg_lockguard.ddl_mode = off; $probe");
 	is(seen($node), '0', 'ddl_mode = off leaves lock_timeout alone');

@@ -1,0 +1,23 @@
+// The end of a setting that the guard has changed for the length of a statement.
+#pragma once
+
+#include "boundary/compat.h"
+
+namespace lockguard::pg {
+
+/// Gives a setting that was changed at the nest level (GUC_ACTION_SAVE) back. What the statement's
+/// own functions have made of it by SET stays, as it would by the level's end alone; and what they
+/// have by SET LOCAL, which would not, for the rest of the transaction. May ereport.
+///
+/// \param is_ours  it is as the guard has set it
+inline void end_setting(const char* name, int nest_level, bool is_ours) {
+    char* value = is_ours ? nullptr : pstrdup(GetConfigOption(name, false, false));
+    AtEOXact_GUC(true, nest_level);
+    if (value == nullptr)
+        return;
+    if (strcmp(value, GetConfigOption(name, false, false)) != 0)
+        set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+    pfree(value);
+}
+
+} // namespace lockguard::pg
