@@ -3,6 +3,7 @@
 #include "boundary/compat.h"
 #include "boundary/settings.h"
 #include "guard/ddl_guard.h"
+#include "guard/heavy_watch.h"
 #include "guard/stall_limit.h"
 #include "locks/statement_watch.h"
 #include "sessions/failure_watch.h"
@@ -54,7 +55,9 @@ constexpr const pg::SharedPart* kSharedParts[] = {
 /// needs shared memory only in the first.
 void _PG_init(void) {
     pg::define_settings(
-        {.protection_changed = pg::protection_changed, .max_stall_changed = pg::max_stall_changed});
+        {.protection_changed = pg::protection_changed,
+         .max_stall_changed = pg::max_stall_changed,
+         .parallel_log_level_changed = pg::parallel_log_level_changed});
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);

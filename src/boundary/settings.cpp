@@ -136,6 +136,22 @@ void assign_max_stall(int value, void* /*extra*/) {
     hooks.max_stall_changed(value);
 }
 
+/// In a parallel worker it is what the session that it works for has.
+void assign_parallel_log_level(int value, void* /*extra*/) {
+    hooks.parallel_log_level_changed(value);
+}
+
+/// What the guard sets for itself, as a setting because those are handed to parallel workers.
+void define_hidden_settings() {
+    DefineCustomIntVariable("pg_lockguard.parallel_log_level",
+                            "What log_min_messages would be in parallel workers of a guarded "
+                            "statement.",
+                            "Set by the guard for the length of a statement. -1: as it is.",
+                            &settings.parallel_log_level, -1, -1, INT_MAX, PGC_SUSET,
+                            GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, nullptr,
+                            assign_parallel_log_level, nullptr);
+}
+
 /// How guarded statements wait.
 void define_guard_settings() {
     DefineCustomEnumVariable(
@@ -348,6 +364,7 @@ void define_settings(const SettingHooks& setting_hooks) {
     define_exemptions();
     define_record_settings();
     define_incident_settings();
+    define_hidden_settings();
     MarkGUCPrefixReserved("pg_lockguard");
 }
 

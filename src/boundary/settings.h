@@ -59,6 +59,8 @@ struct Settings {
     int incidents_max;     // set at server start
     int waits_max;         // likewise
     int track_statements;  // likewise; 0: none are kept
+    // Of the guard alone, and hidden: what it has a statement's parallel workers know.
+    int parallel_log_level;
     // The victim's side (SUSET). Of another session: see protection_of() in shmem/protections.
     bool protected_session;
 
@@ -90,6 +92,8 @@ struct SettingHooks {
     void (*protection_changed)(bool whole_server, bool value);
     /// The same of pg_lockguard.ddl_max_stall (ms).
     void (*max_stall_changed)(int value);
+    /// The same of pg_lockguard.parallel_log_level.
+    void (*parallel_log_level_changed)(int value);
 };
 
 /// Defines every pg_lockguard.* setting: each is one block in settings.cpp. Called once, from

@@ -1,12 +1,16 @@
 #include "guard/heavy_watch.h"
 
+#include <charconv>
+#include <iterator>
 #include <string_view>
 
+#include "boundary/settings.h"
 #include "guard/setting_scope.h"
 #include "locks/own_locks.h"
 
 extern "C" {
 #include "access/htup_details.h"
+#include "access/parallel.h"
 #include "catalog/index.h"
 #include "catalog/pg_constraint.h"
 #include "storage/bufmgr.h"
@@ -43,6 +47,9 @@ struct {
     int nest_level; // of transactions
     LocalTransactionId transaction;
 } lowered;
+
+/// In a parallel worker whose leader has lowered it: what it was. Negative elsewhere.
+int level_in_worker = -1;
 
 /// Is the setting still as we have set it? The abort of its (sub)transaction sets it back, and
 /// nobody tells us. Nor that the process ends: what it logs after it has given its place among the
@@ -219,11 +226,37 @@ void HeavyWatchHook::on_emit_log(ErrorData* error) {
         error->output_to_server = false;
         return;
     }
+    if (level_in_worker >= 0 && !is_logged(error->elevel, level_in_worker)) {
+        error->output_to_server = false;
+        return;
+    }
     if (next != nullptr)
         next(error);
 }
 
 // ---- The watch
+
+namespace {
+
+/// For the length of the nest level. A watch outside of this one has told them before it lowered.
+void tell_workers(int level) {
+    if (settings.parallel_log_level >= 0)
+        return;
+    char value[16] = "";
+    std::to_chars(std::begin(value), std::end(value) - 1, level);
+    set_config_option("pg_lockguard.parallel_log_level", value, PGC_SUSET, PGC_S_SESSION,
+                      GUC_ACTION_SAVE, true, 0, false);
+}
+
+} // namespace
+
+void parallel_log_level_changed(int level) {
+    if (!IsParallelWorker())
+        return;
+    level_in_worker = level;
+    if (level >= 0)
+        HeavyWatchHook::install();
+}
 
 void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handler,
                        void* argument) {
@@ -234,9 +267,11 @@ void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handl
     const int wanted = clusters ? DEBUG2 : DEBUG1;
     const int level = compat::server_log_level();
     if (level > wanted) {
+        const int workers_level = compat::server_log_level(B_BG_WORKER);
         nest_level_ = NewGUCNestLevel();
         set_config_option("log_min_messages", clusters ? "debug2" : "debug1", PGC_SUSET,
                           PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+        tell_workers(workers_level);
         level_ = compat::server_log_level();
         transaction_ = compat::lxid_of(MyProc);
         // A watch outside of this one knows what the log would have had.

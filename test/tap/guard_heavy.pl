@@ -234,6 +234,31 @@ subtest 'what is sent to the session arrives' => sub {
 	}
 };
 
+# They have the settings of the session that they work for.
+subtest 'what parallel workers say' => sub {
+	$ddl->do('SET pg_lockguard.ddl_heavy = allow');
+	$ddl->do(
+		q{CREATE FUNCTION chatty(i int) RETURNS int IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql AS $$
+		BEGIN
+			IF i % 1000 = 0 THEN RAISE DEBUG 'a debug message'; RAISE LOG 'a log message'; END IF;
+			RETURN i;
+		END $$});
+	$ddl->do("SET $_") for 'min_parallel_table_scan_size = 0', 'max_parallel_maintenance_workers = 2', q{maintenance_work_mem = '128MB'},
+	  'parallel_leader_participation = off';
+	$ddl->do('ALTER TABLE orders SET (parallel_workers = 2)');
+	for my $statement ('CREATE INDEX chat ON orders (chatty(n))', 'CLUSTER orders USING orders_pkey')
+	{
+		my $size = -s $node->logfile;
+		$ddl->do($statement);
+		like(slurp_file($node->logfile, $size), qr/LOG:  a log message/, "$statement: in the log if it belongs there");
+		unlike(slurp_file($node->logfile, $size), qr/DEBUG:/, "$statement: else not");
+	}
+	my $size = -s $node->logfile;
+	$ddl->do($_) for q{SET log_min_messages = 'debug1'}, 'REINDEX INDEX chat';
+	like(slurp_file($node->logfile, $size), qr/DEBUG:  a debug message/, 'whoever wants them has them');
+	$ddl->do($_) for 'DROP INDEX chat', 'RESET ALL';
+};
+
 subtest 'the server log' => sub {
 	$ddl->do('SET pg_lockguard.ddl_heavy = allow');
 	$ddl->do("SET $_") for 'min_parallel_table_scan_size = 0', 'max_parallel_maintenance_workers = 2', q{maintenance_work_mem = '128MB'};
