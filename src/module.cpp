@@ -54,10 +54,9 @@ constexpr const pg::SharedPart* kSharedParts[] = {
 /// in the session that loads it. lock_tree() and the guard work in both cases; the worker and what
 /// needs shared memory only in the first.
 void _PG_init(void) {
-    pg::define_settings(
-        {.protection_changed = pg::protection_changed,
-         .max_stall_changed = pg::max_stall_changed,
-         .parallel_log_level_changed = pg::parallel_log_level_changed});
+    pg::define_settings({.protection_changed = pg::protection_changed,
+                         .max_stall_changed = pg::max_stall_changed,
+                         .parallel_log_level_changed = pg::parallel_log_level_changed});
     features::install_ddl_guard();
     if (process_shared_preload_libraries_in_progress) {
         pg::set_up_shared_state(kSharedParts);

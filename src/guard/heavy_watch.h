@@ -3,9 +3,9 @@
 // PostgreSQL says so by messages of level DEBUG1 (DEBUG2 where it clusters). They are made only
 // where the server log or the client wants them, so log_min_messages is lowered for the length of
 // the statement, at a nest level of settings; and an emit_log_hook takes out of the log what the
-// lowering has brought there. (Parallel workers have the lowered setting as well, and are handed the
-// level that it had.) The hook runs inside the report of the message, right before the
-// check for interrupts that ends each report: so the statement can be cut short there
+// lowering has brought there. (Parallel workers have the lowered setting as well, and are handed
+// the level that it had.) The hook runs inside the report of the message, right before the check
+// for interrupts that ends each report: so the statement can be cut short there
 // (sessions/own_cancel).
 #pragma once
 
@@ -55,8 +55,8 @@ class HeavyWatch {
     int level_ = 0; // to which it has lowered the setting
 };
 
-/// pg_lockguard.parallel_log_level has been assigned in this process, which may be a parallel worker.
-/// Never ereports.
+/// pg_lockguard.parallel_log_level has been assigned in this process, which may be a parallel
+/// worker. Never ereports.
 void parallel_log_level_changed(int level);
 
 /// How much work of a kind on that relation, which is locked, would be; and whether it is none.

@@ -19,8 +19,8 @@ bool is_below(MemoryContext context, MemoryContext ancestor) {
 }
 
 /// The server's look at its portals ends at the first that is ready, with its walk over them left
-/// open: whoever asks there raises an error then. A hundred walks left open, and no other can begin,
-/// not even in an abort, which is a PANIC. The end of a subtransaction closes it.
+/// open: whoever asks there raises an error then. A hundred walks left open, and no other can
+/// begin, not even in an abort, which is a PANIC. The end of a subtransaction closes it.
 bool has_ready_portals() {
     bool found = true;
     run_in_subtransaction(
