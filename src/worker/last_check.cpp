@@ -10,6 +10,13 @@ namespace lockguard::pg {
 
 namespace {
 
+/// Does the process wait for that session: is it its own, or a parallel worker of its? The caller
+/// holds the partition's lock in whose queue the process stands, so it can't leave its lock group.
+bool is_of_session(const PGPROC* waiter, int pid) {
+    const PGPROC* leader = waiter->lockGroupLeader;
+    return waiter->pid == pid || (leader != nullptr && leader->pid == pid);
+}
+
 /// The LOCK that the request waits for; null where it does not wait for it (any more). The caller
 /// holds the partition's lock.
 ///
@@ -30,7 +37,7 @@ LOCK* find_awaited_lock(const RequestIdentity& request, int partition) {
         if (memcmp(&lock->tag, &request.tag, sizeof(LOCKTAG)) != 0)
             continue;
         bool waits = waiter->waitLock == lock && waiter->waitLockMode == request.mode &&
-                     waiter->pid == request.pid;
+                     is_of_session(waiter, request.pid);
         return waits ? lock : nullptr;
     }
     return nullptr;

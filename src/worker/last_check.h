@@ -30,7 +30,7 @@ struct BlockerIdentity {
 /// The request that it blocks: somebody waits for a mode of a lock.
 struct RequestIdentity {
     int procno; // of the process that waits
-    int pid;
+    int pid;    // of its session: where it is a parallel worker, its leader's
     LOCKTAG tag;
     LOCKMODE mode;
     bool low_priority; // outside of the lock's queue, as it shows on the wait board

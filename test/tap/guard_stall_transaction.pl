@@ -140,6 +140,24 @@ subtest 'idle, blocker_action is terminate' => sub {
 	end($ddl, $reader);
 };
 
+subtest 'idle, and it keeps a parallel worker waiting, not its leader' => sub {
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION read_busy() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE
+		AS 'BEGIN RETURN (SELECT count(*) FROM busy); END'});
+	my ($ddl, $reader) = begin('app', []);
+	$reader->do("SET $_")
+	  for 'min_parallel_table_scan_size = 0', 'parallel_setup_cost = 0', 'parallel_tuple_cost = 0',
+	  'parallel_leader_participation = off';
+	$reader->send('SELECT count(*) FROM other WHERE read_busy() >= 0');
+	await($node, 'a worker waits', q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE leader_pid = ? AND wait_event_type = 'Lock')},
+		$reader->pid);
+	is($reader->error, undef, 'the reader goes on');
+	my @events = await_event('stall_terminated', $ddl);
+	is(@events, 1, 'an event');
+	is($events[0]{pid}, $reader->pid, '... names the reader');
+	end($ddl, $reader);
+};
+
 subtest 'aborted under a savepoint, blocker_action is terminate' => sub {
 	my ($ddl, $reader) = begin('app', [], 'SAVEPOINT later');
 	$ddl->send('SELECT gate(1)');
