@@ -70,7 +70,7 @@ class EventRow : public pg::ResultRow<column_count> {
     /// Of a field of the event.
     template <std::size_t N>
     void set_field(Column column, const char (&field)[N]) {
-        std::string_view text = field;
+        std::string_view text(field, strnlen(field, N - 1));
         if (!text.empty())
             set(column, pg::valid_text_value(text, text.size() == N - 1));
     }
@@ -111,7 +111,7 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
         SET_LOCKTAG_RELATION(tag, event.relation_database, event.relation);
         row.set_text(col_relation, pg::locked_object_text(tag, lookup));
     }
-    if (event.lock_mode != NoLock)
+    if (event.lock_mode > NoLock && event.lock_mode <= MaxLockMode)
         row.set_text(col_lock_mode, GetLockmodeName(DEFAULT_LOCKMETHOD, event.lock_mode));
     row.set_duration(col_waited, event.waited);
     row.set_duration(col_stall, event.stall);
@@ -120,8 +120,9 @@ void put_row(const pg::Event& event, pg::NameLookup lookup, ReturnSetInfo* resul
     if (event.has_blocker)
         set_blocker(&row, event, lookup);
     row.set_field(col_reason, event.reason);
-    if (event.lock_tree[0] != '\0')
-        row.set(col_lock_tree, pg::labeled_drawing_value(event.lock_tree));
+    std::string_view tree(event.lock_tree, strnlen(event.lock_tree, sizeof(event.lock_tree) - 1));
+    if (!tree.empty())
+        row.set(col_lock_tree, pg::labeled_drawing_value(tree));
     row.set(col_repeats, Int64GetDatum(event.repeats));
     row.set(col_last_at, TimestampTzGetDatum(event.last_at));
     row.put(result);

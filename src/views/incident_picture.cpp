@@ -64,7 +64,8 @@ IncidentPicture incident_picture(const pg::Incident& incident, pg::NameLookup na
         edges[i] = {edge.waiter, edge.blocker, edge.mode, edge.holds};
     }
     if (node_count > 0)
-        labels[0].tree.gid = pg::valid_copy(incident.gid);
+        labels[0].tree.gid =
+            pg::valid_copy({incident.gid, strnlen(incident.gid, sizeof(incident.gid) - 1)});
     return {{{nodes, node_count}, {edges, edge_count}}, labels};
 }
 

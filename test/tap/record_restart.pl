@@ -134,6 +134,46 @@ close $out;
 $node->start;
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_lockguard_incidents'), 2, 'the same file, whole, is read');
 
+# A file with the right checksum and nonsense in it: who reads the record survives that.
+sub crc32c
+{
+	my ($bytes) = @_;
+	my @table = map { my $c = $_; $c = $c & 1 ? ($c >> 1) ^ 0x82F63B78 : $c >> 1 for 1 .. 8; $c } 0 .. 255;
+	my $crc = 0xffffffff;
+	$crc = $table[ ($crc ^ $_) & 255 ] ^ ($crc >> 8) for unpack 'C*', $bytes;
+	return $crc ^ 0xffffffff;
+}
+for my $byte ("\xff", "\x7f")
+{
+	LockGuard::dismiss_observer($node);
+	$node->stop;
+	my (undef, undef, $event, $incident, $wait, undef, @counts) = unpack 'L6 q3', $saved;
+	my $nonsense = substr $saved, 0, 64;
+	my $position = 64;
+	for ([ $event, $counts[0] ], [ $incident, $counts[1] ], [ $wait, $counts[2] ])
+	{
+		my ($size, $count) = @$_;
+		for (1 .. $count)
+		{
+			$nonsense .= substr($saved, $position, 8) . $byte x ($size - 8); # the number is right
+			$position += $size;
+		}
+	}
+	cmp_ok($counts[0], '>', 0, 'there are events in the file');
+	is($position, length($saved) - 4, 'the file is as expected');
+	open(my $out, '>:raw', $file) or die "$file: $!";
+	print $out $nonsense, pack('L', crc32c($nonsense));
+	close $out;
+	$node->start;
+	my ($result) = $node->psql('postgres', q{
+		SELECT count(e::text) FROM pg_lockguard_events e;
+		SELECT count(i::text), count(lock_graph('dot', id)), count(lock_graph('mermaid', id)) FROM pg_lockguard_incidents i;
+		SELECT count(w::text) FROM pg_stat_lockguard_waits w});
+	is($result, 0, 'nonsense of ' . unpack('H2', $byte) . ' is read');
+}
+LockGuard::dismiss_observer($node);
+$node->restart;
+
 # A crash.
 make_history(1);
 LockGuard::dismiss_observer($node);
