@@ -139,6 +139,13 @@ class LowPriorityRun {
         AwaitedHolders holders = {};
         if (end == AttemptEnd::blocked && account_.is_lock_known())
             holders = look_at_holders(account_.lock().tag, account_.lock().mode);
+        if (end == AttemptEnd::blocked && goes_before_queue(holders)) {
+            const Microseconds burst = std::max(core::burst_length(policy_), kMillisecond);
+            account_.publish(WaitPhase::queued, burst);
+            end = attempt(burst);
+            if (end != AttemptEnd::blocked || has_queued_)
+                return end == AttemptEnd::done;
+        }
         attend(holders);
         if (is_decided())
             return act_on_decision();
@@ -177,6 +184,20 @@ class LowPriorityRun {
             return act_on_decision();
         renew_transaction();
         account_.publish(WaitPhase::trying, -1);
+        return false;
+    }
+
+    /// Do those alone keep the statement from its lock who wait for another mode of it that this
+    /// very transaction has? The lock manager puts whoever has that before them: there the lock is
+    /// granted at once, and nowhere else as long as they wait.
+    bool goes_before_queue(const AwaitedHolders& holders) const {
+        if (!in_transaction_ || holders.present.holders > 0 || !account_.is_lock_known() ||
+            !needed_.contains(account_.lock()) || steady_now() < policy_.rest_end)
+            return false;
+        for (LOCKMODE mode = AccessShareLock; mode <= MaxLockMode; mode++) {
+            if (compat::holds_lock(account_.lock().tag, mode))
+                return true;
+        }
         return false;
     }
 

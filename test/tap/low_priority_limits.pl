@@ -229,5 +229,18 @@ subtest 'a deadlock by way of a lock of the session itself' => sub {
 	forget_sessions($locker);
 };
 
+subtest 'who waits for this very transaction is not waited for' => sub {
+	$ddl->do('BEGIN; SELECT count(*) FROM users');
+	$witness->do('SET pg_lockguard.ddl_mode = off');
+	$witness->send('BEGIN; LOCK TABLE users; COMMIT');
+	await($node, 'the plain statement waits', q{SELECT wait_event_type = 'Lock' AND now() - state_change > '600ms' FROM pg_stat_activity WHERE pid = ?}, $witness->pid);
+	$ddl->do("SET LOCAL lock_timeout = '15s'");
+	$ddl->do(add_column());
+	pass('as in plain PostgreSQL, it goes before those in the queue');
+	$ddl->do('COMMIT');
+	is($witness->error, undef, 'who waited goes on');
+	$witness->do('RESET pg_lockguard.ddl_mode');
+};
+
 ends_well($node);
 done_testing();
