@@ -9,6 +9,7 @@ extern "C" {
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/pg_database.h"
+#include "mb/pg_wchar.h"
 #include "utils/acl.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -18,6 +19,19 @@ extern "C" {
 namespace lockguard::pg {
 
 namespace {
+
+/// A name that is too long is cut. A process without a database does not know of any encoding, and
+/// may do so within a character, where a database in UTF-8 has cut before it: then the name as that
+/// has it, else null.
+const char* cut_before_character(const char* name) {
+    const auto length = static_cast<int>(strlen(name));
+    if (length < NAMEDATALEN - 1 || GetDatabaseEncoding() != PG_SQL_ASCII)
+        return nullptr;
+    const int valid = pg_encoding_verifymbstr(PG_UTF8, name, length);
+    if (valid == length || valid + pg_encoding_mblen(PG_UTF8, name + valid) <= length)
+        return nullptr;
+    return pnstrdup(name, static_cast<Size>(valid));
+}
 
 /// The elements of a list setting, whose check hook has accepted it.
 List* names_in(const char* setting) {
@@ -83,17 +97,27 @@ bool report_missing_name(const char* kind, const char* name, const char* setting
 ExemptionLists read_exemption_lists(bool report_missing) {
     Assert(IsTransactionState());
     ExemptionLists lists = {};
-    lists.databases = names_in(settings.exempt_databases);
-    for (int i = 0; report_missing && i < list_length(lists.databases); i++) {
-        const auto* name = static_cast<const char*>(list_nth(lists.databases, i));
-        if (!database_exists(name))
+    List* databases = names_in(settings.exempt_databases);
+    List* exempt = NIL;
+    for (int i = 0; i < list_length(databases); i++) {
+        const auto* name = static_cast<const char*>(list_nth(databases, i));
+        const char* shorter = cut_before_character(name);
+        exempt = lappend(exempt, const_cast<char*>(name));
+        if (shorter != nullptr)
+            exempt = lappend(exempt, const_cast<char*>(shorter));
+        if (report_missing && !database_exists(name) &&
+            (shorter == nullptr || !database_exists(shorter)))
             lists.name_missing = report_missing_name("database", name, "exempt_databases");
     }
+    lists.databases = exempt;
     List* names = names_in(settings.exempt_roles);
     List* roles = NIL;
     for (int i = 0; i < list_length(names); i++) {
         const auto* name = static_cast<const char*>(list_nth(names, i));
         Oid role = get_role_oid(name, true);
+        const char* shorter = cut_before_character(name);
+        if (!OidIsValid(role) && shorter != nullptr)
+            role = get_role_oid(shorter, true);
         if (OidIsValid(role)) {
             roles = lappend_oid(roles, role);
             continue;

@@ -59,6 +59,22 @@ subtest 'names that protect nobody' => sub {
 	configure($node, exempt_databases => '');
 };
 
+subtest 'names that are too long, and cut before a character' => sub {
+	plan skip_all => 'a database in UTF-8 is needed' if $observer->value('SHOW server_encoding') ne 'UTF8';
+	my $long = "\xc3\xa9" x 40;
+	$node->safe_psql('postgres', qq{SET client_encoding = 'UTF8'; CREATE ROLE "$long" LOGIN});
+	$node->safe_psql('postgres', qq{CREATE DATABASE "$long"});
+	my $role = "\xc3\xa9" x 31;
+	my $offset = -s $node->logfile;
+	configure($node, exempt_roles => qq{"$long", nobody_so_far}, exempt_databases => qq{"$long"});
+	$node->wait_for_log(qr/WARNING:  role "nobody_so_far" of pg_lockguard.exempt_roles does not exist/, $offset);
+	my $log = substr(slurp_file($node->logfile), $offset);
+	is(scalar(my @warnings = $log =~ /WARNING:  .* does not exist/g), 1, 'no other name is missing');
+	spared('the role of such a name', 'role', $by_role, conflict($node, $role));
+	configure($node, exempt_roles => '', exempt_databases => '');
+	$node->safe_psql('postgres', qq{DROP DATABASE "$long"});
+};
+
 subtest 'exempt_roles: members of a role' => sub {
 	configure($node, exempt_roles => 'nobody_like_that, "Backup Role"');
 	spared('a member of a member, without inheritance', 'role', $by_role, conflict($node, 'member'));
