@@ -1,6 +1,10 @@
 #include "boundary/valid_text.h"
 
+#include <algorithm>
+
 extern "C" {
+#include "catalog/pg_conversion.h"
+#include "catalog/pg_namespace.h"
 #include "mb/pg_wchar.h"
 }
 
@@ -66,6 +70,53 @@ std::size_t make_valid(char* text, std::size_t length, bool cut) {
 const char* valid_copy(std::string_view text) {
     char* copy = pnstrdup(text.data(), text.size());
     make_valid(copy, text.size());
+    return copy;
+}
+
+namespace {
+
+/// As far as the conversion goes, in bytes.
+std::size_t convertible(Oid conversion, int from, int to, char* text, std::size_t length,
+                        unsigned char* room, std::size_t room_size) {
+    return static_cast<std::size_t>(pg_do_encoding_conversion_buf(
+        conversion, from, to, reinterpret_cast<unsigned char*>(text), static_cast<int>(length),
+        room, static_cast<int>(room_size), true));
+}
+
+/// Returns the new length. "?" takes one byte, as no character takes less.
+std::size_t replace_inconvertible(char* text, std::size_t length, int from, int to) {
+    const Oid conversion = FindDefaultConversion(PG_CATALOG_NAMESPACE, from, to);
+    if (!OidIsValid(conversion))
+        return length; // the server would have refused the client's encoding
+    const std::size_t room_size = (length + 2) * MAX_CONVERSION_GROWTH;
+    auto* room = static_cast<unsigned char*>(palloc(room_size));
+    for (std::size_t done = 0;;) {
+        done += convertible(conversion, from, to, text + done, length - done, room, room_size);
+        if (done >= length)
+            break;
+        const std::size_t size =
+            std::min(static_cast<std::size_t>(pg_encoding_mblen(from, text + done)), length - done);
+        text[done++] = '?';
+        memmove(text + done, text + done + size - 1, length - done - size + 2);
+        length -= size - 1;
+    }
+    pfree(room);
+    return length;
+}
+
+} // namespace
+
+const char* text_for_client(const char* text) {
+    const int from = GetDatabaseEncoding();
+    const int to = pg_get_client_encoding();
+    if (text == nullptr || from == to || to == PG_SQL_ASCII || is_ascii(text, strlen(text)))
+        return text;
+    char* copy = pstrdup(text);
+    // The bytes of a database without an encoding are sent as they are, if they are valid there.
+    if (from == PG_SQL_ASCII)
+        replace_invalid(copy, strlen(copy), to, false);
+    else
+        replace_inconvertible(copy, strlen(copy), from, to);
     return copy;
 }
 

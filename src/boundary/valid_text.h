@@ -23,4 +23,11 @@ std::size_t make_valid(char* text, std::size_t length, bool cut = false);
 /// The same for a copy in the current memory context.
 const char* valid_copy(std::string_view text);
 
+/// Valid text as it can be sent to this session's client: for a character that the client's
+/// encoding does not have the server would raise an error in the midst of whatever it is about to
+/// say. Returns the text itself, or a copy in the current memory context with "?" in the place of
+/// each of these; null for null. Needs a transaction where the encodings differ and the text is not
+/// ASCII. May ereport.
+const char* text_for_client(const char* text);
+
 } // namespace lockguard::pg

@@ -1,6 +1,7 @@
 #include "guard/lock_timeout_report.h"
 
 #include "boundary/bridge.h"
+#include "boundary/valid_text.h"
 #include "guard/ddl_event.h"
 #include "sessions/object_names.h"
 
@@ -55,7 +56,7 @@ Explanation explain(const GuardedStatement& statement, const FailedWait& vain) {
         &failure);
     MemoryContextSwitchTo(result_context);
     MemoryContextDelete(work_context);
-    return explanation;
+    return {text_for_client(explanation.detail), text_for_client(explanation.hint)};
 }
 
 } // namespace lockguard::pg

@@ -1,5 +1,6 @@
 #include "guard/low_priority_failure.h"
 
+#include "boundary/valid_text.h"
 #include "guard/lock_timeout_report.h"
 #include "shmem/counters.h"
 
@@ -33,7 +34,7 @@ void raise_wait_failure(const WaitAccount& account, const core::WaitPolicy& poli
     }
     ereport(ERROR,
             (errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg("canceling statement due to lock timeout"),
-             detail != nullptr ? errdetail_internal("%s", detail) : 0,
+             detail != nullptr ? errdetail_internal("%s", text_for_client(detail)) : 0,
              hint != nullptr ? errhint("%s", hint) : 0));
 }
 

@@ -6,6 +6,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/settings.h"
+#include "boundary/valid_text.h"
 #include "guard/heavy_guard.h"
 #include "locks/own_watch.h"
 #include "locks/wait_sampler.h"
@@ -151,6 +152,8 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
     if (work != nullptr)
         error->detail = psprintf("%s%sIt was %s.", error->detail == nullptr ? "" : error->detail,
                                  error->detail == nullptr ? "" : " ", work);
+    error->detail = const_cast<char*>(text_for_client(error->detail));
+    error->hint = const_cast<char*>(text_for_client(error->hint));
 }
 
 EndedWait ended_wait() {

@@ -6,6 +6,7 @@
 #include "boundary/client_notice.h"
 #include "boundary/clock.h"
 #include "boundary/settings.h"
+#include "boundary/valid_text.h"
 #include "locks/lock_culprits.h"
 #include "sessions/object_names.h"
 
@@ -79,8 +80,10 @@ void send(const WaitAccount& account, const WaitOutlook& outlook, Tell tell) {
         AllocSetContextCreate(CurrentMemoryContext, "pg_lockguard notice", ALLOCSET_DEFAULT_SIZES);
     MemoryContext caller = MemoryContextSwitchTo(context);
     const core::WaitWords waiting = describe(account, outlook);
-    const ClientNotice notice = call_core(
+    const ClientNotice words = call_core(
         context, [&](std::pmr::memory_resource& memory) { return tell(waiting, memory); });
+    const ClientNotice notice = {text_for_client(words.message), text_for_client(words.detail),
+                                 text_for_client(words.hint)};
     // Nothing of the look-up is to hold VACUUM back for the next second.
     InvalidateCatalogSnapshot();
     MemoryContextSwitchTo(caller);

@@ -182,6 +182,32 @@ subtest 'who waits behind it' => sub {
 	$ddl->do('RESET pg_lockguard.ddl_lock_timeout');
 };
 
+# As plain PostgreSQL would, it goes on waiting, and fails with the error that it would have failed with.
+subtest "a query that the client's encoding has no letters for" => sub {
+	my $latin = session($node, 'latin');
+	$latin->{dbh}{PrintWarn} = 1;
+	my $waits = 'ALTER TABLE others ADD told int';
+	$holder->do('BEGIN');
+	$holder->do("SELECT FROM others /* \x{65e5}\x{672c}, 5 \x{20ac} */");
+	$latin->do($_) for q{SET client_encoding = 'LATIN1'}, 'SET pg_lockguard.ddl_notice_interval = 1';
+	@told = ();
+	$latin->send($waits);
+	await_notices($latin, 1, 'it is told');
+	like($told[0], qr{/\* \?\?, 5 \? \*/}, '... as much as can be said');
+	$witness->value('SELECT pg_cancel_backend(?)', $latin->pid);
+	like($latin->error, qr{user request.*DETAIL:.*/\* \?\?, 5 \? \*/}s, 'a cancel request');
+	$latin->do('SET pg_lockguard.ddl_notice_interval = 0');
+	for my $mode (qw(low_priority lock_timeout))
+	{
+		$latin->do($_) for "SET pg_lockguard.ddl_mode = $mode", q{SET lock_timeout = '100ms'};
+		$latin->send($waits);
+		like($latin->error, qr{lock timeout.*DETAIL:.*/\* \?\?, 5 \? \*/}s, "a timeout in ddl_mode $mode");
+		is($latin->sqlstate, '55P03', '... and its SQLSTATE');
+	}
+	$holder->do('COMMIT');
+	forget_sessions($latin);
+};
+
 subtest 'in a function' => sub {
 	@told = ();
 	my $log = -s $node->logfile;
