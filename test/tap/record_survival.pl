@@ -145,7 +145,7 @@ subtest 'many events at once, and the ring wraps under its readers' => sub {
 			my $name = $name{ $event->{pid} } // 'nobody';
 			$faults{'another application_name'}++ if $event->{application_name} ne $name;
 			$faults{'another tree'}++
-			  if $event->{lock_tree} !~ /\A@{[$holder->pid]} "holder"\n.* $event->{pid} "ALTER TABLE" wants AccessExclusiveLock on $busy{$event->{relation}} for \S+ ms\z/;
+			  if $event->{lock_tree} !~ /\A@{[$holder->pid]} "holder"\n.* $event->{pid} "$name" wants AccessExclusiveLock on $busy{$event->{relation}} for \S+ ms\z/;
 			$faults{'another blocker'}++ if $event->{blocker_pid} != $holder->pid;
 			$faults{'another query'}++ if $event->{blocker_query} ne 'BEGIN; SELECT hold()';
 			$faults{'too many'}++ if $last - ($event->{id}) > 40;
