@@ -218,7 +218,7 @@ void close(IncidentWatch* watch, core::TrackedRoot* root, core::IncidentEnd end,
     if (root->place < 0 || !pg::read_incident(root->place, incident) || incident->id != root->id)
         return;
     set_numbers(*root, incident);
-    incident->ended = std::max(at, root->seen_at);
+    incident->ended = std::max({at, root->seen_at, incident->began}); // the clock may run back
     incident->end = end;
     incident->part_of = part_of;
     pg::update_incident(root->place, *incident);
