@@ -35,8 +35,10 @@ subtest 'a standby that does not answer keeps no waiting statement, nor a reques
 	$ddl->send('ALTER TABLE orders ALTER id TYPE bigint USING needs_users(id)');
 	my $xid = 'SELECT backend_xid::text FROM pg_stat_activity WHERE pid = ?';
 	my $witness = session($node, 'witness');
+	# Its attempt has given the transaction an id, and waits until somebody is kept waiting by it.
+	await($node, 'it waits inside', q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted)}, $ddl->pid);
+	is($witness->value("SELECT ($xid) IS NOT NULL", $ddl->pid), 1, 'an attempt that leaves the transaction with an id');
 	await_giving_back($ddl, 'orders', $witness);
-	await($node, 'an attempt that left the transaction with an id', "SELECT ($xid) IS NOT NULL", $ddl->pid);
 	await($node, 'the next transaction', "SELECT ($xid) IS NULL", $ddl->pid);
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_lockguard_progress'), 1, 'it waits on');
 	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $ddl->pid . ')');
