@@ -50,7 +50,7 @@ subtest 'after a promotion the limit holds' => sub {
 	$reader->send('SELECT * FROM busy');
 	fails_by_stall($ddl, qr/kept 1 session waiting/, 'the rewrite');
 	is($reader->error, undef, 'the reader goes on');
-	is(events($standby, 'stall_cancelled'), 1, 'an event');
+	is(await_events('stall_cancelled', $ddl), 1, 'an event');
 	forget_sessions($ddl, $reader);
 };
 

@@ -21,9 +21,11 @@ $node->safe_psql('postgres', q{
 my $columns = 0;
 my $log = 0;
 
-sub logged
+# told(PATTERN, WHAT): the log has it, since a transaction was begun by begin().
+sub told
 {
-	return slurp_file($node->logfile, $log);
+	my ($pattern, $what) = @_;
+	return is_logged($node, $pattern, $what, $log);
 }
 
 # A transaction that has run a guarded statement, and what else is given before and after it; and a
@@ -48,14 +50,6 @@ sub end
 	return;
 }
 
-sub await_event
-{
-	my ($kind, $ddl) = @_;
-	await($node, "$kind is recorded", 'SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE kind = ? AND blocker_pid = ?)',
-		$kind, $ddl->pid);
-	return events($node, $kind);
-}
-
 subtest 'a long statement after it' => sub {
 	my ($ddl, $reader) = begin('app', []);
 	$ddl->send('UPDATE other SET n = gate(n)');
@@ -64,7 +58,7 @@ subtest 'a long statement after it' => sub {
 		qr/DETAIL:  Its transaction, which has run ALTER TABLE, kept 1 session waiting, for \d+ ms, for AccessShareLock on relation \d+ of database \d+; the limit .* is 300 ms\.\nHINT:  Commit right after ALTER TABLE/,
 		'the UPDATE');
 	is($reader->error, undef, 'the reader goes on');
-	my @events = events($node, 'stall_cancelled');
+	my @events = await_events('stall_cancelled', $ddl);
 	is(@events, 1, 'one event');
 	is($events[0]{blocker_query}, 'UPDATE other SET n = gate(n)', '... with what the session did');
 	cmp_ok($events[0]{stall_ms}, '>=', $limit, 'not before the limit');
@@ -97,10 +91,10 @@ subtest 'under a later savepoint the lock is not gone: it is idle then' => sub {
 	$ddl->send('SELECT gate(1)');
 	$reader->send('SELECT * FROM busy');
 	fails_by_stall($ddl, qr/Its transaction/, 'the SELECT');
-	my @events = await_event('stall_spared', $ddl);
+	my @events = await_events('stall_spared', $ddl);
 	is(@events, 1, 'an event');
 	is($events[0]{reason}, 'pg_lockguard.blocker_action is off', '... says that nothing is done');
-	like(logged(), qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting, and is left alone: pg_lockguard.blocker_action is off\n.*DETAIL:  Its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting/,
+	told(qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting, and is left alone: pg_lockguard.blocker_action is off\n.*DETAIL:  Its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting/,
 		'a warning in the log');
 	ok(!$reader->ready, 'the reader waits');
 	$ddl->do('ROLLBACK TO later');
@@ -112,11 +106,11 @@ subtest 'under a later savepoint the lock is not gone: it is idle then' => sub {
 subtest 'idle, blocker_action is off' => sub {
 	my ($ddl, $reader) = begin('app', []);
 	$reader->send('SELECT * FROM busy');
-	my @events = await_event('stall_spared', $ddl);
+	my @events = await_events('stall_spared', $ddl);
 	is(@events, 1, 'an event');
 	await_age($reader, 4);
 	is(events($node, 'stall_spared'), 0, 'and no more of them');
-	my $warnings = () = logged() =~ /WARNING:  pg_lockguard/g;
+	my $warnings = () = slurp_file($node->logfile, $log) =~ /WARNING:  pg_lockguard/g;
 	is($warnings, 1, 'one warning');
 	$ddl->do('COMMIT');
 	is($reader->error, undef, 'the reader goes on');
@@ -133,7 +127,7 @@ subtest 'idle, blocker_action is terminate' => sub {
 	ok(!eval { $ddl->do('SELECT 1'); 1 }, 'the session has been ended');
 	like($@, qr/terminating connection.*DETAIL:  pg_lockguard: its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting, for \d+ ms, for AccessShareLock on relation \d+ of database \d+\./s,
 		'and is told why');
-	my @events = await_event('stall_terminated', $ddl);
+	my @events = await_events('stall_terminated', $ddl);
 	is(@events, 1, 'an event');
 	cmp_ok($events[0]{stall_ms}, '>=', $limit, 'not before the limit');
 	is(statistics($node)->{stall_terminations}, $before->{stall_terminations} + 1, 'it is counted');
@@ -152,7 +146,7 @@ subtest 'idle, and it keeps a parallel worker waiting, not its leader' => sub {
 	await($node, 'a worker waits', q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE leader_pid = ? AND wait_event_type = 'Lock')},
 		$reader->pid);
 	is($reader->error, undef, 'the reader goes on');
-	my @events = await_event('stall_terminated', $ddl);
+	my @events = await_events('stall_terminated', $ddl);
 	is(@events, 1, 'an event');
 	is($events[0]{pid}, $reader->pid, '... names the reader');
 	end($ddl, $reader);
@@ -164,7 +158,7 @@ subtest 'aborted under a savepoint, blocker_action is terminate' => sub {
 	$reader->send('SELECT * FROM busy');
 	fails_by_stall($ddl, qr/Its transaction/, 'the SELECT');
 	is($reader->error, undef, 'the reader goes on');
-	is(await_event('stall_terminated', $ddl), 1, 'an event');
+	is(await_events('stall_terminated', $ddl), 1, 'an event');
 	end($ddl, $reader);
 };
 
@@ -180,9 +174,9 @@ subtest 'whom the exemptions spare' => sub {
 		configure($node, exempt_roles => 'spared', exempt_applications => 'important*');
 		my ($ddl, $reader) = begin($user, $before);
 		$reader->send('SELECT * FROM busy');
-		my @events = await_event('stall_spared', $ddl);
+		my @events = await_events('stall_spared', $ddl);
 		like($events[0]{reason}, $reason, "$what: spared");
-		like(logged(), qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting/, "$what: a warning");
+		told(qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting/, "$what: a warning");
 		ok(!$reader->ready, "$what: the reader waits");
 		$ddl->do('COMMIT');
 		is($reader->error, undef, "$what: until the end");
@@ -203,13 +197,13 @@ subtest 'max_terminations_per_minute' => sub {
 	configure($node, max_terminations_per_minute => 0);
 	my ($ddl, $reader) = begin('app', []);
 	$reader->send('SELECT * FROM busy');
-	my @events = await_event('stall_spared', $ddl);
+	my @events = await_events('stall_spared', $ddl);
 	like($events[0]{reason}, qr/max_terminations_per_minute \(0\)/, 'the fuse holds');
 	await_age($reader, 3);
 	is(events($node, 'stall_spared'), 0, 'which is said once');
 	configure($node, max_terminations_per_minute => 1000);
 	is($reader->error, undef, 'then it lets it be ended');
-	is(await_event('stall_terminated', $ddl), 1, 'an event');
+	is(await_events('stall_terminated', $ddl), 1, 'an event');
 	end($ddl, $reader);
 };
 
@@ -218,8 +212,8 @@ configure($node, blocker_action => 'log');
 subtest 'idle, blocker_action is log' => sub {
 	my ($ddl, $reader) = begin('app', []);
 	$reader->send('SELECT * FROM busy');
-	is(await_event('stall_logged', $ddl), 1, 'an event');
-	like(logged(), qr/LOG:  pg_lockguard: would terminate PID @{[$ddl->pid]}, idle in the transaction of a guarded statement/, 'a line in the log');
+	is(await_events('stall_logged', $ddl), 1, 'an event');
+	told(qr/LOG:  pg_lockguard: would terminate PID @{[$ddl->pid]}, idle in the transaction of a guarded statement/, 'a line in the log');
 	ok(!$reader->ready, 'the reader waits');
 	$ddl->do('COMMIT');
 	is($reader->error, undef, 'until the end');
@@ -243,7 +237,7 @@ subtest 'a savepoint is released: its locks stay' => sub {
 	my ($ddl, $reader) = begin('app', ['SAVEPOINT before'], 'RELEASE before', 'SAVEPOINT after', 'ROLLBACK TO after');
 	$reader->send('SELECT * FROM busy');
 	is($reader->error, undef, 'the reader goes on');
-	is(await_event('stall_terminated', $ddl), 1, 'the session has been ended');
+	is(await_events('stall_terminated', $ddl), 1, 'the session has been ended');
 	end($ddl, $reader);
 };
 
@@ -251,7 +245,7 @@ subtest 'two of them, one is rolled back' => sub {
 	my ($ddl, $reader) = begin('app', [], 'SAVEPOINT later', 'ALTER TABLE other ADD COLUMN x int', 'ROLLBACK TO later');
 	$reader->send('SELECT * FROM busy');
 	is($reader->error, undef, 'the reader goes on');
-	is(await_event('stall_terminated', $ddl), 1, 'the session has been ended');
+	is(await_events('stall_terminated', $ddl), 1, 'the session has been ended');
 	end($ddl, $reader);
 };
 
@@ -303,7 +297,7 @@ subtest 'a prepared transaction' => sub {
 	my @events = events($node, 'stall_spared');
 	is(@events, 1, 'an event');
 	is($events[0]{pid}, $reader->pid, '... with who waits');
-	like(logged(), qr/WARNING:  pg_lockguard: transaction \d+ of pg_prepared_xacts keeps others waiting, and is left alone: .*\n.*DETAIL:  Its transaction, which was prepared and has run ALTER TABLE, kept 1 session waiting/,
+	told(qr/WARNING:  pg_lockguard: transaction \d+ of pg_prepared_xacts keeps others waiting, and is left alone: .*\n.*DETAIL:  Its transaction, which was prepared and has run ALTER TABLE, kept 1 session waiting/,
 		'a warning in the log');
 	await_age($reader, 3);
 	is(events($node, 'stall_spared'), 0, 'and no more of them');

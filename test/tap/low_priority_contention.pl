@@ -133,9 +133,8 @@ subtest 'the worker ends who blocks them' => sub {
 	configure($node, blocker_min_idle => '100ms', blocker_min_wait => '100ms', blocker_action => 'terminate');
 	is($ddl->error, undef, 'the worker ends an idle session that blocks a statement at low priority');
 	my ($pid, $blocked) = ($idler->pid, $ddl->pid);
-	like(slurp_file($node->logfile, $log),
-		qr/LOG:  pg_lockguard: terminated PID $pid .* while blocking PID $blocked \(ALTER TABLE, AccessExclusiveLock on relation \d+\)/,
-		'and says so');
+	is_logged($node, qr/LOG:  pg_lockguard: terminated PID $pid .* while blocking PID $blocked \(ALTER TABLE, AccessExclusiveLock on relation \d+\)/,
+		'and says so', $log);
 	configure($node, blocker_action => 'off');
 	forget_sessions($idler);
 };

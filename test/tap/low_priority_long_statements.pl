@@ -95,6 +95,7 @@ for my $what (sort keys %case)
 				-- nextval() keeps that until the end of the transaction.
 				AND relation <> 'runs'::regclass}, $ddl->pid),
 			undef, 'with nothing locked');
+		await($node, 'the worker counts it', 'SELECT stall_ended_waits > ? FROM pg_stat_lockguard', $before);
 		is(statistics($node)->{stall_ended_waits}, $before + 1, 'its wait inside is counted');
 		# Not before the lock is free.
 		$reader->send('SELECT pg_sleep(1)');

@@ -90,8 +90,15 @@ subtest 'what is not the same' => sub {
 
 	# In between there is another relation.
 	try_in_vain($one, 1, "ALTER TABLE own_$_ ADD n int") for 1, 2, 1, 2;
-	is_deeply([ map { $_->{repeats} } events_of($one, 'ddl_timeout') ], [ 2, 2, 0 ], 'in turns: each goes into its own')
-	  or diag explain [ events_of($one, 'ddl_timeout') ];
+	my (%times, @events);
+	for my $event (@events = events_of($one, 'ddl_timeout'))
+	{
+		$times{ $event->{relation} } += 1 + $event->{repeats};
+	}
+	is_deeply(\%times, { 'public.own_1' => 3, 'public.own_2' => 3, 'public.own_3' => 1 }, 'in turns: each time is counted')
+	  or diag explain \@events;
+	# Where the machine stands still for a second, other entries begin.
+	cmp_ok(scalar @events, '<=', 5, '... each goes into its own') or diag explain \@events;
 	forget_sessions($one, $two);
 };
 

@@ -81,6 +81,7 @@ subtest 'the worker' => sub {
 	$holder->do('BEGIN; SELECT FROM users');
 	$sessions[0]->send('ALTER TABLE users ADD COLUMN p int');
 	is(await_end($sessions[0]), undef, 'a session is ended');
+	await($node, 'the worker counts it', 'SELECT terminations > 0 FROM pg_stat_lockguard');
 	is(statistics($node)->{terminations}, 1, '... and counted');
 	is(statistics($node)->{$_}, 0, "no $_") for qw(errors events_lost fuses_blown);
 };

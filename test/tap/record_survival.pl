@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::Record;
 use LockGuard::Worker;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -25,7 +26,7 @@ my $events = q{SELECT count(*) FROM pg_lockguard_events WHERE kind = 'blocker_te
 
 sub value { return LockGuard::observer($node)->value(@_) }
 
-# The worker ends a session.
+# The worker ends a session, and has counted and recorded that.
 sub work
 {
 	my ($what) = @_;
@@ -34,6 +35,7 @@ sub work
 	$holder->do('BEGIN; SELECT FROM users');
 	$ddl->send('ALTER TABLE users ADD COLUMN IF NOT EXISTS n int');
 	is($ddl->error, undef, $what);
+	event($holder, 'blocker_terminated');
 	forget_sessions($holder, $ddl);
 	return;
 }

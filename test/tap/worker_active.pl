@@ -122,8 +122,7 @@ subtest 'it is cancelled, and told why' => sub {
 	like($event->{lock_tree}, qr/^$pid /, '... and the tree');
 	is(statistics($node)->{cancellations}, $before->{cancellations} + 1, 'it is counted');
 	is(statistics($node)->{terminations}, $before->{terminations}, '... as no termination');
-	like(slurp_file($node->logfile),
-		qr/LOG:  pg_lockguard: cancelled the statement of PID $pid \(user app, database postgres, app "active_\d+"\): at work on one statement for $duration while blocking PID @{[$ddl->pid]} /,
+	is_logged($node, qr/LOG:  pg_lockguard: cancelled the statement of PID $pid \(user app, database postgres, app "active_\d+"\): at work on one statement for $duration while blocking PID @{[$ddl->pid]} /,
 		'and logged');
 	ok(!eval { $holder->do('SELECT 1'); 1 }, 'its transaction is aborted');
 	is($holder->sqlstate, '25P02', '... as by any error');
@@ -149,6 +148,7 @@ subtest 'a statement of its own, in the extended protocol, a function' => sub {
 			like((detail_and_hint($holder))[0] // '', qr/^pg_lockguard: at work/, '... and told why');
 			is(await_end($ddl), undef, '... and the other statement gets its lock');
 			is($holder->value('SELECT 1'), 1, '... and the session goes on');
+			is(event($holder)->{kind}, 'blocker_cancelled', '... which is recorded');
 			forget_sessions($holder, $ddl);
 		}
 	}
@@ -162,7 +162,7 @@ subtest 'the rehearsal' => sub {
 	is($event->{kind}, 'blocker_cancel_logged', 'it is said what would be done');
 	like($event->{reason}, qr/^its statement has run for \d/, '... and why');
 	my $pid = $holder->pid;
-	like(slurp_file($node->logfile), qr/LOG:  pg_lockguard: would cancel the statement of PID $pid \(/, '... in the log');
+	is_logged($node, qr/LOG:  pg_lockguard: would cancel the statement of PID $pid \(/, '... in the log');
 	# Another one's event stands for one more look.
 	my ($other, $other_ddl) = active_conflict('app');
 	is(event($other)->{kind}, 'blocker_cancel_logged', 'so of another one');
@@ -282,8 +282,7 @@ subtest 'a lock from before a savepoint' => sub {
 		'... and why');
 	is($event->{blocker_state}, 'idle in transaction (aborted)', '... with its state');
 	is(statistics($node)->{cancels_in_vain}, $before->{cancels_in_vain} + 1, '... and counted');
-	like(slurp_file($node->logfile),
-		qr/LOG:  pg_lockguard: PID @{[$holder->pid]}, whose statement was sent a cancel \d[\d.]* \w+ ago: its statement was cancelled, but the transaction keeps the lock/,
+	is_logged($node, qr/LOG:  pg_lockguard: PID @{[$holder->pid]}, whose statement was sent a cancel \d[\d.]* \w+ ago: its statement was cancelled, but the transaction keeps the lock/,
 		'... and logged');
 	wait_for_cancel();
 	is(events_about($holder), 2, 'it is said once');
@@ -392,7 +391,7 @@ subtest 'the fuses' => sub {
 	my ($second, $second_ddl) = active_conflict('app');
 	is_deeply(verdict($second), [ 'fuse_blown', 'pg_lockguard.max_terminations_per_minute (1) has been reached' ],
 		'another one is not');
-	like(slurp_file($node->logfile), qr/DETAIL:  Not cancelled for now: PID @{[$second->pid]} /, '... and that is logged');
+	is_logged($node, qr/DETAIL:  Not cancelled for now: PID @{[$second->pid]} /, '... and that is logged');
 	# It is the same fuse for sessions.
 	configure($node, blocker_action => 'terminate');
 	my ($idle, $idle_ddl) = conflict($node, 'app');

@@ -58,8 +58,7 @@ sub spared_for_want_of_a_client
 	my ($kind, $reason) = @{ verdict($holder) };
 	is($kind, 'blocker_spared', 'spared as long as no client waits');
 	like($reason, $no_client, '... and why');
-	like(slurp_file($node->logfile),
-		qr/LOG:  pg_lockguard: spared PID @{[$holder->pid]} .*: the request of a background process \(/,
+	is_logged($node, qr/LOG:  pg_lockguard: spared PID @{[$holder->pid]} .*: the request of a background process \(/,
 		'... in the log');
 	return;
 }

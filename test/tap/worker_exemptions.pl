@@ -78,8 +78,7 @@ subtest 'names that are too long, and cut before a character' => sub {
 subtest 'exempt_roles: members of a role' => sub {
 	configure($node, exempt_roles => 'nobody_like_that, "Backup Role"');
 	spared('a member of a member, without inheritance', 'role', $by_role, conflict($node, 'member'));
-	like(slurp_file($node->logfile),
-		qr/WARNING:  role "nobody_like_that" of pg_lockguard.exempt_roles does not exist/,
+	is_logged($node, qr/WARNING:  role "nobody_like_that" of pg_lockguard.exempt_roles does not exist/,
 		'a name that protects nobody is reported');
 	is(scalar(my @warnings = slurp_file($node->logfile) =~ /WARNING:  role "nobody_like_that"/g), 1,
 		'... once');
@@ -245,8 +244,7 @@ subtest 'blocker_stalled_clients' => sub {
 	my ($holder, $ddl) = stalled();
 	is_deeply(verdict($holder), [ 'blocker_terminated', undef ], 'where that is wanted, it is ended');
 	is(await_end($ddl), undef, 'and the statement gets its lock');
-	like(slurp_file($node->logfile),
-		qr/LOG:  pg_lockguard: terminated PID @{[$holder->pid]} .*: waiting for its client in a statement for /,
+	is_logged($node, qr/LOG:  pg_lockguard: terminated PID @{[$holder->pid]} .*: waiting for its client in a statement for /,
 		'... and the log says why');
 	forget_sessions($holder, $ddl);
 };

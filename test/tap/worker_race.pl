@@ -156,6 +156,8 @@ subtest 'the race' => sub {
 		usleep(12_000_000);
 	}
 	my @said = end_clients();
+	my $looks = statistics($node)->{looks};
+	await($node, 'the worker has written of its last deed', 'SELECT looks > ? FROM pg_stat_lockguard', $looks);
 	my $seconds = time - $start;
 	is(join('', grep { /^died/ } @said), '', 'race: every client came to its end');
 	is(scalar(grep { /^alive active/ } @said), 2, 'race: sessions that are always active go on');

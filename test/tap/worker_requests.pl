@@ -110,7 +110,7 @@ subtest 'those that are named count' => sub {
 		my $pid = $waiter->pid;
 		my $event = ended($mode, $holder, $waiter);
 		is($event->{lock_mode}, $mode, '... with that mode');
-		like(slurp_file($node->logfile), qr/LOG:  pg_lockguard: terminated PID @{[$holder->pid]} .* while blocking PID $pid \((?:\w+ ?)+, $mode on relation \d+\) for /,
+		is_logged($node, qr/LOG:  pg_lockguard: terminated PID @{[$holder->pid]} .* while blocking PID $pid \((?:\w+ ?)+, $mode on relation \d+\) for /,
 			'... which is logged');
 	}
 	# A reader is in the way of none of the weaker ones.
@@ -160,7 +160,7 @@ subtest 'those who wait for a transaction to end' => sub {
 		is($event->{command}, $command, '... for it');
 		is($event->{lock_mode}, 'ShareLock', '... with that mode');
 		is($event->{relation}, undef, '... which is on no relation');
-		like(slurp_file($node->logfile), qr/LOG:  pg_lockguard: terminated PID @{[$holder->pid]} .* while blocking PID $pid \($command, which waits for this transaction to end\) for /,
+		is_logged($node, qr/LOG:  pg_lockguard: terminated PID @{[$holder->pid]} .* while blocking PID $pid \($command, which waits for this transaction to end\) for /,
 			'... which is logged so');
 	}
 

@@ -40,8 +40,7 @@ sub spared_in_this_transaction
 	wait_for_look($node);
 	is(events_since($holder), 0, 'said once');
 	is(statistics($node)->{spared_snapshot}, $before + 1, 'counted once');
-	like(slurp_file($node->logfile),
-		qr/LOG:  pg_lockguard: spared PID @{[$holder->pid]} .*: \Q$shares\E$/m, 'in the log');
+	is_logged($node, qr/LOG:  pg_lockguard: spared PID @{[$holder->pid]} .*: \Q$shares\E$/m, 'in the log');
 	$holder->do('COMMIT');
 	is(await_end($ddl), undef, 'its transaction was whole');
 

@@ -17,7 +17,8 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(start_node start_standby configure session forget_sessions freeze settle await await_end tree faults
-	statistics ends_well);
+	statistics
+	is_logged ends_well);
 
 # Servers have one observer each: a session that looks at the others and never waits for a lock.
 my (%observer, %name_of, @sessions);
@@ -230,6 +231,21 @@ sub faults
 {
 	my $node = shift;
 	return join("\n", @{ observer($node)->{dbh}->selectcol_arrayref('SELECT falsehoods()') });
+}
+
+# is_logged(NODE, PATTERN, WHAT, [OFFSET]): a test that the server log has it, from there on. Whoever writes a
+# line may do so after others have seen what it is about: the worker signals first.
+sub is_logged
+{
+	my ($node, $pattern, $what, $offset) = @_;
+	my $log;
+	for (1 .. 50 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		$log = slurp_file($node->logfile, $offset // 0);
+		last if $log =~ $pattern;
+		usleep(20_000);
+	}
+	return like($log, $pattern, $what);
 }
 
 # ends_well(NODE...; or [NODE...], NEVER): all sessions and these servers end, and nothing has crashed, as

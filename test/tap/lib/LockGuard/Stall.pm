@@ -9,7 +9,7 @@ use Exporter 'import';
 use LockGuard;
 use Test::More;
 
-our @EXPORT = qw(start_stall_node open_gate shut_gate await_lock await_wait await_age fails_by_stall events
+our @EXPORT = qw(start_stall_node open_gate shut_gate await_lock await_wait await_age fails_by_stall await_events events
 	$limit $rewrite $message);
 
 # ddl_max_stall, in ms.
@@ -109,6 +109,20 @@ sub events
 		'SELECT *, extract(epoch FROM stall) * 1000 AS stall_ms FROM pg_lockguard_events WHERE kind = ? AND id > ? ORDER BY id', $kind, $seen{ $node->name, $kind } // 0);
 	$seen{ $node->name, $kind } = $rows[-1]{id} if @rows;
 	return @rows;
+}
+
+# await_events(KIND, SESSION...): as events(), when there is one about each of the sessions: the worker acts
+# before it records.
+sub await_events
+{
+	my ($kind, @sessions) = @_;
+	for my $session (@sessions)
+	{
+		await($session->node, "$kind of " . $session->name . ' is recorded',
+			'SELECT EXISTS (SELECT FROM pg_lockguard_events WHERE kind = ? AND blocker_pid = ? AND id > ?)',
+			$kind, $session->pid, $seen{ $session->node->name, $kind } // 0);
+	}
+	return events($sessions[0]->node, $kind);
 }
 
 1;

@@ -172,7 +172,7 @@ sub spared
 	cmp_ok($count, '>', 0, "$why: counted");
 	is(statistics($node)->{"spared_$counter"}, $count, "$why: counted once");
 	my $pid = $holder->pid;
-	like(slurp_file($node->logfile), qr/LOG:  pg_lockguard: spared PID $pid .*: \Q$reason\E$/m, "$why: in the log");
+	is_logged($node, qr/LOG:  pg_lockguard: spared PID $pid .*: \Q$reason\E$/m, "$why: in the log");
 	$holder->do('COMMIT');
 	is(await_end($ddl), undef, "$why: its transaction was whole");
 	forget_sessions($holder, $ddl);
