@@ -291,6 +291,8 @@ subtest 'what it alters is replaced, of another owner, or rewritten, at any inst
 # It has locked a, and waits inside for users; who has locked that asks for a. In plain PostgreSQL that is a deadlock.
 subtest 'a deadlock with who holds what has turned up inside' => sub {
 	rest();
+	# It is the guard that ends it.
+	$_->do("SET deadlock_timeout = '1h'") for $holder, $ddl;
 	my (@other, $good);
 	for (1 .. $rounds)
 	{
@@ -307,6 +309,7 @@ subtest 'a deadlock with who holds what has turned up inside' => sub {
 	}
 	is_deeply(\@other, [], 'it gives way, and is done later');
 	is($good, $rounds, 'nothing is left');
+	$_->do('RESET deadlock_timeout') for $holder, $ddl;
 };
 
 subtest 'what it has learned of is dropped, what it alters is another' => sub {
