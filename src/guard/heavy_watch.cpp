@@ -4,16 +4,22 @@
 #include <iterator>
 #include <string_view>
 
+#include "boundary/memory.h"
 #include "boundary/settings.h"
 #include "guard/setting_scope.h"
 #include "locks/own_locks.h"
 
 extern "C" {
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/parallel.h"
+#include "access/table.h"
 #include "catalog/index.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "storage/bufmgr.h"
+#include "utils/catcache.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -47,6 +53,14 @@ struct {
     int nest_level; // of transactions
     LocalTransactionId transaction;
 } lowered;
+
+/// The latest foreign key that was announced to the watch, and what came of that. All partitions
+/// have it by the same name, so that one answer is good for all of them.
+struct {
+    char text[128]; // empty where there is none
+    HeavyWork work;
+    bool is_empty;
+} latest_key;
 
 /// In a parallel worker whose leader has lowered it: what it was. Negative elsewhere.
 int level_in_worker = -1;
@@ -141,13 +155,90 @@ Oid table_meant(const char* text, HeavySubject subject, Oid relation) {
     return InvalidOid;
 }
 
+/// Has this transaction any lock on it? By its own table of locks: nobody else is asked.
+bool is_locked(Oid relation) {
+    LOCKTAG tag;
+    SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+    for (LOCKMODE mode = 1; mode <= MaxLockMode; mode++) {
+        if (compat::holds_lock(tag, mode))
+            return true;
+    }
+    return false;
+}
+
+using Relations = GrowingArray<Oid>;
+
+/// Adds those of that name, in whatever schema.
+void add_relations_named(std::string_view text, Relations* found) {
+    NameData name = {};
+    if (text.size() >= sizeof(name.data))
+        return;
+    text.copy(name.data, text.size());
+    CatCList* list = SearchSysCacheList1(RELNAMENSP, NameGetDatum(&name));
+    for (int i = 0; i < list->n_members; i++)
+        found->add(reinterpret_cast<Form_pg_class>(GETSTRUCT(&list->members[i]->tuple))->oid);
+    ReleaseSysCacheList(list);
+}
+
+/// Adds the tables that have a constraint of that name.
+void add_tables_with_constraint(std::string_view text, Relations* found) {
+    NameData name = {};
+    if (text.size() >= sizeof(name.data))
+        return;
+    text.copy(name.data, text.size());
+    Relation constraints = table_open(ConstraintRelationId, AccessShareLock);
+    ScanKeyData key;
+    ScanKeyInit(&key, Anum_pg_constraint_conname, BTEqualStrategyNumber, F_NAMEEQ,
+                NameGetDatum(&name));
+    SysScanDesc scan =
+        systable_beginscan(constraints, ConstraintNameNspIndexId, true, nullptr, 1, &key);
+    for (HeapTuple row = systable_getnext(scan); HeapTupleIsValid(row);
+         row = systable_getnext(scan)) {
+        const Oid table = reinterpret_cast<Form_pg_constraint>(GETSTRUCT(row))->conrelid;
+        if (OidIsValid(table))
+            found->add(table);
+    }
+    systable_endscan(scan);
+    table_close(constraints, AccessShareLock);
+}
+
+/// The relations that the message may be about. Not all that are locked, where that can be helped:
+/// of each of a thousand partitions there are messages, and a thousand times as many locks.
+Relations candidates_of(std::string_view text, HeavySubject subject) {
+    Relations found;
+    const std::size_t begin = text.find('"') + 1; // 0 where there is none
+    switch (subject) {
+    case HeavySubject::table:
+        if (begin > 0 && text.rfind('"') >= begin)
+            add_relations_named(text.substr(begin, text.rfind('"') - begin), &found);
+        break;
+    case HeavySubject::index_and_table:
+        for (std::size_t end = begin == 0 ? text.npos : text.find('"', begin); end != text.npos;
+             end = text.find('"', end + 1)) {
+            if (text.substr(end).starts_with("\" on table \""))
+                add_relations_named(text.substr(begin, end - begin), &found);
+        }
+        break;
+    case HeavySubject::constraint:
+        add_tables_with_constraint(core::named_constraint(text), &found);
+        break;
+    case HeavySubject::schema_table:
+        for (const OwnLock& lock : find_own_locks()) {
+            if (!lock.shared)
+                found.add(lock.relation);
+        }
+        break;
+    }
+    return found;
+}
+
 /// Messages carry names only, but what they are about is locked by then. Of two that are named
 /// alike it is taken to be the larger one.
 HeavyWork work_of(const char* text, HeavyMessage message, bool* is_empty) {
     HeavyWork work = {message.kind, InvalidOid, -1};
     *is_empty = false;
-    for (const OwnLock& lock : find_own_locks()) {
-        Oid table = lock.shared ? InvalidOid : table_meant(text, message.subject, lock.relation);
+    for (Oid relation : candidates_of(text, message.subject)) {
+        Oid table = is_locked(relation) ? table_meant(text, message.subject, relation) : InvalidOid;
         if (!OidIsValid(table))
             continue;
         WorkSize size = size_of_work(message.kind, table);
@@ -204,7 +295,19 @@ void HeavyWatchHook::tell(const ErrorData& error, HeavyMessage message) {
                                                   ALLOCSET_DEFAULT_SIZES);
     MemoryContext caller = MemoryContextSwitchTo(context);
     bool is_empty;
-    HeavyWork work = work_of(error.message, message, &is_empty);
+    HeavyWork work;
+    const bool is_key = message.subject == HeavySubject::constraint;
+    if (is_key && strcmp(latest_key.text, error.message) == 0) {
+        work = latest_key.work;
+        is_empty = latest_key.is_empty;
+    } else {
+        work = work_of(error.message, message, &is_empty);
+        if (is_key && strlen(error.message) < sizeof(latest_key.text)) {
+            strlcpy(latest_key.text, error.message, sizeof(latest_key.text));
+            latest_key.work = work;
+            latest_key.is_empty = is_empty;
+        }
+    }
     if (!is_empty)
         watch->handler_(work, watch->argument_);
     MemoryContextSwitchTo(caller);
@@ -261,6 +364,7 @@ void parallel_log_level_changed(int level) {
 void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handler,
                        void* argument) {
     HeavyWatchHook::install();
+    latest_key.text[0] = '\0';
     // What clusters a table says so two levels down only.
     const bool clusters =
         nodeTag(statement) == compat::kClusterStatement || nodeTag(statement) == T_VacuumStmt;

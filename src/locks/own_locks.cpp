@@ -14,18 +14,31 @@ struct Collected {
     std::size_t count; // may be beyond the room: so many are needed
 };
 
+/// Runs under the lock manager's locks: copies, and leaves it at that.
 void note(void* argument, OwnLock lock) {
     auto* collected = static_cast<Collected*>(argument);
-    for (std::size_t i = 0; i < std::min(collected->count, collected->room); i++) {
-        OwnLock& known = collected->locks[i];
-        if (known.relation == lock.relation && known.shared == lock.shared) {
-            known.modes |= lock.modes;
-            return;
-        }
-    }
     if (collected->count < collected->room)
         collected->locks[collected->count] = lock;
     collected->count++;
+}
+
+/// A lock that others move to the table meanwhile is seen twice, and one may stand in both places.
+/// Returns how many are left, each once, in the order of their OIDs.
+std::size_t merge(OwnLock* locks, std::size_t count) {
+    std::sort(locks, locks + count, [](const OwnLock& left, const OwnLock& right) {
+        return left.relation != right.relation ? left.relation < right.relation
+                                               : left.shared < right.shared;
+    });
+    std::size_t merged = 0;
+    for (std::size_t i = 0; i < count; i++) {
+        OwnLock* last = merged == 0 ? nullptr : &locks[merged - 1];
+        if (last != nullptr && last->relation == locks[i].relation &&
+            last->shared == locks[i].shared)
+            last->modes |= locks[i].modes;
+        else
+            locks[merged++] = locks[i];
+    }
+    return merged;
 }
 
 } // namespace
@@ -68,7 +81,7 @@ std::span<const OwnLock> find_own_locks() {
         collected.count = 0;
         visit_own_locks(note, &collected);
         if (collected.count <= collected.room)
-            return {collected.locks, collected.count};
+            return {collected.locks, merge(collected.locks, collected.count)};
         pfree(collected.locks);
     }
 }

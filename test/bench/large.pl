@@ -27,6 +27,17 @@ for my $from (map { 500 * $_ } 0 .. $partitions / 500 - 1)
 	$dbh->do("DO \$\$ BEGIN FOR i IN $from .. $from + 499 LOOP
 		EXECUTE format('CREATE TABLE parts_%s PARTITION OF parts FOR VALUES IN (%s)', i, i); END LOOP; END \$\$");
 }
+# Their rows are rewritten or checked, which the server announces for each partition.
+my $filled = 1000;
+$dbh->do('CREATE TABLE filled (a int, b int, PRIMARY KEY (a, b)) PARTITION BY LIST (a)');
+for my $from (map { 500 * $_ } 0 .. $filled / 500 - 1)
+{
+	$dbh->do("DO \$\$ BEGIN FOR i IN $from .. $from + 499 LOOP
+		EXECUTE format('CREATE TABLE filled_%s PARTITION OF filled FOR VALUES IN (%s)', i, i); END LOOP; END \$\$");
+}
+$dbh->do("INSERT INTO filled SELECT i, i FROM generate_series(0, $filled - 1) i");
+$dbh->do('CREATE TABLE parent (a int PRIMARY KEY)');
+$dbh->do("INSERT INTO parent SELECT generate_series(0, $filled - 1)");
 $dbh->do('CREATE TABLE one (a int)');
 $dbh->do('CREATE TABLE busy (a int)');
 $dbh->do('VACUUM ANALYZE pg_class, pg_attribute, pg_depend, pg_inherits');
@@ -118,6 +129,15 @@ sub measure_statements
 }
 
 measure_statements('nobody there');
+for (
+	[ 'ALTER TABLE filled ALTER b TYPE bigint', 'rewritten' ],
+	[ 'ALTER TABLE filled ADD FOREIGN KEY (b) REFERENCES parent', 'checked for a foreign key' ])
+{
+	my ($statement, $what) = @$_;
+	my ($ratio, $time) = guarded_to_plain(3, "BEGIN; $statement; ROLLBACK");
+	figure("$filled partitions $what: guarded / plain", $ratio, '', '<= 1.5', '%.2f');
+	figure("$filled partitions $what: guarded", $time, 'ms');
+}
 
 print "connecting $idle sessions\n";
 my @idle = map { connect_bench('idle') } 1 .. $idle;
