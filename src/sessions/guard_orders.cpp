@@ -42,13 +42,22 @@ void serve_order() {
     }
 }
 
+/// Is it for whoever had the signal before? A walsender takes it for the postmaster's word that the
+/// server shuts down, and ends its connection at the next error: what the watcher sends is not
+/// that.
+bool is_for_earlier_handler(const siginfo_t& info) {
+    return MyBackendType != B_WAL_SENDER || info.si_pid == PostmasterPid;
+}
+
 void obey(int number, siginfo_t* info, void* context) {
     const int saved_errno = errno;
     serve_order();
-    if ((earlier_handler.sa_flags & SA_SIGINFO) != 0)
-        earlier_handler.sa_sigaction(number, info, context);
-    else if (earlier_handler.sa_handler != SIG_IGN && earlier_handler.sa_handler != SIG_DFL)
-        earlier_handler.sa_handler(number);
+    if (is_for_earlier_handler(*info)) {
+        if ((earlier_handler.sa_flags & SA_SIGINFO) != 0)
+            earlier_handler.sa_sigaction(number, info, context);
+        else if (earlier_handler.sa_handler != SIG_IGN && earlier_handler.sa_handler != SIG_DFL)
+            earlier_handler.sa_handler(number);
+    }
     errno = saved_errno;
 }
 

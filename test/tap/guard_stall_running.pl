@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $node = start_stall_node(
-	'running',
+	'running', { streaming => 1 },
 	q{pg_lockguard.ddl_commands = 'ALTER TABLE, TRUNCATE TABLE, CREATE INDEX, LOCK TABLE'},
 	q{max_parallel_maintenance_workers = 0});
 $node->safe_psql(
@@ -266,6 +266,24 @@ subtest 'a guarded statement inside another: the outer one is named' => sub {
 		is(await_events('stall_cancelled', $ddl), 1, "$mode: one event");
 	}
 	forget_sessions($ddl, $reader);
+};
+
+# There the signal that brings the order says, of the server's own accord, that it shuts down.
+subtest 'on a replication connection: that lives on' => sub {
+	my $ddl = session($node, 'ddl', replication => 'database');
+	my ($reader) = sessions('reader');
+	$ddl->send($rewrite);
+	await_lock($ddl, 'busy');
+	$reader->send('SELECT * FROM busy');
+	fails_by_stall($ddl, qr/DETAIL:  ALTER TABLE kept 1 session waiting, .* on public\.busy/, 'the rewrite');
+	is($reader->error, undef, 'the reader goes on');
+	ok(eval { $ddl->do('SELECT 1'); 1 }, 'the connection goes on') or diag $@;
+	ok(!eval { $ddl->do('SELECT 1 / 0'); 1 }, '... and fails');
+	is($ddl->sqlstate, '22012', '... by its own error');
+	ok(eval { $ddl->do('SELECT 1'); 1 }, '... and goes on all the same') or diag $@;
+	events($node, 'stall_cancelled');
+	forget_sessions($reader);
+	forget_sessions($ddl);
 };
 
 ends_well($node);
