@@ -97,18 +97,29 @@ void write_record(Writer* writer) {
     pfree(event);
 }
 
-/// Has the server been shut down as it should be? Not: by an immediate shutdown, whose processes
-/// end wherever they are.
-bool is_shut_down() {
+/// The state of the server, as its control file has it.
+struct ServerState {
+    bool is_shut_down; // as it should be. Not: by an immediate shutdown, whose processes end
+                       // wherever they are
+    pg_crc32c control; // the file's own checksum: the same as long as nobody has written to it
+};
+
+ServerState server_state() {
     bool checksum_is_right = false;
     const ControlFileData* control = get_controlfile(DataDir, &checksum_is_right);
-    return checksum_is_right &&
-           (control->state == DB_SHUTDOWNED || control->state == DB_SHUTDOWNED_IN_RECOVERY);
+    const bool is_shut_down = checksum_is_right && (control->state == DB_SHUTDOWNED ||
+                                                    control->state == DB_SHUTDOWNED_IN_RECOVERY);
+    return {is_shut_down, control->crc};
 }
 
-/// A crash leaves nothing that could be believed.
+/// When the shared memory was made.
+ServerState at_start;
+
+/// A crash leaves nothing that could be believed. A start that fails before the server has run
+/// leaves what was loaded.
 void save(int code, Datum /*argument*/) {
-    if (code != 0 || !is_shut_down())
+    const ServerState now = server_state();
+    if (!now.is_shut_down || (code != 0 && !EQ_CRC32C(now.control, at_start.control)))
         return;
     Writer writer = {AllocateFile(kTemporaryFile, PG_BINARY_W), 0, false};
     if (writer.file == nullptr) {
@@ -241,6 +252,7 @@ void start_up() {
     // The postmaster, or a standalone backend: it has just made the shared memory.
     if (IsUnderPostmaster)
         return;
+    at_start = server_state();
     on_shmem_exit(save, Datum{0});
     load();
 }

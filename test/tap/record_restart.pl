@@ -78,6 +78,20 @@ cmp_ok($events, '>', 2, 'numbers go on: events');
 is($incidents, 3, 'numbers go on: incidents');
 is($node->safe_psql('postgres', 'SELECT sum(waits) >= 3 FROM pg_stat_lockguard_waits'), 't', 'waits are added up further');
 
+# A start that fails before the server runs.
+$before = history();
+restart(sub { $node->stop });
+my $rules = slurp_file($node->data_dir . '/pg_hba.conf');
+append_to_file($node->data_dir . '/pg_hba.conf', "nonsense\n");
+ok(!$node->start(fail_ok => 1), 'a start that fails');
+ok(-s $file, '... leaves the file');
+open(my $hba, '>', $node->data_dir . '/pg_hba.conf') or die "pg_hba.conf: $!";
+print $hba $rules;
+close $hba;
+$node->start;
+is_deeply(history(), $before, '... and all of it is there after the next start');
+ok(!-e $file, '... and the file has gone');
+
 my ($holder, $waiter) = map { session($node, $_) } qw(holder waiter);
 $waiter->do(q{SET pg_lockguard.ddl_mode = off});
 $holder->do('BEGIN; SELECT FROM users');
