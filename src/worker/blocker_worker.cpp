@@ -174,11 +174,10 @@ bool sleep_until(core::Timestamp time, uint32 wait_event) {
     }
     // First without the latch: however many wake us, they share one look.
     WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, kShortestGap, wait_event);
-    core::Microseconds rest = time - pg::steady_now();
-    int events = WL_LATCH_SET;
-    if (rest > 0)
-        events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-                           static_cast<long>((rest + 999) / 1000), wait_event);
+    // Also where the time is up by then: whether somebody has woken us is asked all the same.
+    const core::Microseconds rest = std::max<core::Microseconds>(time - pg::steady_now(), 0);
+    const int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+                                 static_cast<long>((rest + 999) / 1000), wait_event);
     const bool woken = (events & WL_LATCH_SET) != 0;
     if (woken)
         ResetLatch(MyLatch);

@@ -313,5 +313,23 @@ subtest 'a prepared transaction' => sub {
 	end($ddl, $reader, $second, $other);
 };
 
+# The shorter the limit, the more often the worker glances at who is guarded. For blockers it looks as often as
+# before, whether it finds the time for the next glance over already or not.
+subtest 'a short limit does not make the worker look for blockers more often' => sub {
+	configure($node, blocker_action => 'log');
+	my $ddl = session($node, 'ddl');
+	$ddl->do(q{SET pg_lockguard.ddl_max_stall = '40 ms'});
+	$ddl->do('BEGIN');
+	$ddl->do('ALTER TABLE busy ADD COLUMN watched int');
+	my $looks = sub { statistics($node)->{looks} };
+	await($node, 'the worker knows of its settings', 'SELECT looks > 0 FROM pg_stat_lockguard');
+	my $before = $looks->();
+	$node->safe_psql('postgres', 'SELECT pg_sleep(1)');
+	# A reload, a statement that begins to wait, and the like wake it; glances at the guarded session would be a hundred.
+	cmp_ok($looks->() - $before, '<=', 20, 'looks within a second');
+	end($ddl);
+	configure($node, blocker_action => 'off');
+};
+
 ends_well($node);
 done_testing();
