@@ -90,7 +90,10 @@ void cancel_later(const pg::StallCase& c, const pg::BackendStateOnly& state, Sta
         spare(c, core::spare_reason_text(core::SpareReason::background_process).data());
         return;
     }
-    if (!is_due(*track, Deed::cancelled_later, state.state_start))
+    // A guarded statement that was asked to end reports that first, and still has its locks.
+    const bool is_ending =
+        track->deed == Deed::cancelled && pg::steady_now() - track->at < kFirstRepeat;
+    if (is_ending || !is_due(*track, Deed::cancelled_later, state.state_start))
         return;
     const pg::StatementIdentity statement = {{c.procno, c.session.pid, c.session.lxid},
                                              state.state_start};

@@ -249,6 +249,26 @@ subtest 'two of them, one is rolled back' => sub {
 	end($ddl, $reader);
 };
 
+# It may be on its way: it reports its error before its locks are free.
+subtest 'what follows a guarded statement that was asked to end has a second' => sub {
+	my ($ddl, $reader) = begin('postgres', []);
+	$ddl->send(q{DO $$ BEGIN
+		BEGIN
+			ALTER TABLE other ALTER n TYPE int USING gate(n);
+		EXCEPTION WHEN query_canceled THEN NULL;
+		END;
+		PERFORM gate(1);
+	END $$});
+	$reader->send('SELECT * FROM busy');
+	fails_by_stall($ddl, qr/Its transaction, which has run ALTER TABLE/, 'the function, at the second time');
+	is($reader->error, undef, 'the reader goes on');
+	await($node, 'both are recorded', q{SELECT count(*) >= 2 FROM pg_lockguard_events WHERE kind = 'stall_cancelled' AND blocker_pid = ?}, $ddl->pid);
+	my @events = events($node, 'stall_cancelled');
+	is(@events, 2, 'two events');
+	is(LockGuard::observer($node)->value(q{SELECT ?::timestamptz - ? > '500 ms'}, $events[1]{at}, $events[0]{at}), 1, '... one after the other');
+	end($ddl, $reader);
+};
+
 subtest 'the setting is changed meanwhile' => sub {
 	my ($ddl, $reader) = begin('postgres', []);
 	$ddl->do('SET LOCAL pg_lockguard.ddl_max_stall = 0');
