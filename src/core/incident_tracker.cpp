@@ -260,6 +260,9 @@ class Step {
 
     /// Says behind whom an incident's root waits now, or as what it was prepared.
     void join(TrackedRoot& root) {
+        // Who is chosen to end a deadlock waits no more, but for a moment still has its locks.
+        if (root.cycle && root.missed == 1)
+            return;
         const auto place_of = [this](SessionIndex session) {
             for (std::uint32_t i = 0; i < roots_.size(); ++i) {
                 if (roots_[i].session == session)

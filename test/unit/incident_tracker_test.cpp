@@ -253,6 +253,26 @@ TEST(IncidentTrackerTest, ARootThatBeginsToWaitHandsOver) {
     EXPECT_EQ(end_of_incident(old, {}), IncidentEnd::became_part_of);
 }
 
+// Of a deadlock, the session that was chosen waits no more before its locks are free.
+TEST(IncidentTrackerTest, ABrokenRingIsPartOfNothingAtOnce) {
+    Story story;
+    story.look(10 * kSecond, {{1000, 1001, 8 * kSecond}, {1001, 1000, 8'500'000}});
+    const std::int32_t root = story.of(1000) != nullptr ? 1000 : 1001;
+    const std::int32_t chosen = 2001 - root;
+    ASSERT_TRUE(story.of(root)->cycle);
+    story.look(11 * kSecond, {{root, chosen, 8 * kSecond}});
+    EXPECT_EQ(story.of(root)->joined, kNotTracked);
+    EXPECT_EQ(story.of(chosen)->id, 0) << "no incident of its own";
+    RootEvidence evidence = {};
+    evidence.holds = true;
+    EXPECT_EQ(end_of_incident(*story.of(root), evidence), IncidentEnd::open);
+    evidence.ring_noted = true;
+    EXPECT_EQ(end_of_incident(*story.of(root), evidence), IncidentEnd::deadlock);
+
+    story.look(12 * kSecond, {{root, chosen, 8 * kSecond}});
+    EXPECT_NE(story.of(root)->joined, kNotTracked) << "it stays so";
+}
+
 TEST(IncidentTrackerTest, ACandidateThatBeginsToWaitIsForgotten) {
     Story story;
     story.look(10 * kSecond, {{1001, 1000, 9'900'000}});
