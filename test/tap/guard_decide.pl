@@ -31,7 +31,13 @@ $node->safe_psql(
 	ALTER TABLE users OWNER TO owner;
 	GRANT ALL ON SCHEMA public TO owner;
 	GRANT SET ON PARAMETER pg_lockguard.ddl_max_wait TO owner;
-	GRANT ALL ON users TO PUBLIC});
+	GRANT ALL ON users TO PUBLIC;
+	-- Works until an advisory lock is free.
+	CREATE FUNCTION works() RETURNS boolean VOLATILE LANGUAGE plpgsql AS $$
+	BEGIN
+		WHILE NOT pg_try_advisory_xact_lock(1) LOOP PERFORM pg_sleep(0.01); END LOOP;
+		RETURN true;
+	END $$});
 
 my %session = map { $_ => session($node, $_, user => $_) } qw(owner member warden stranger);
 my $admin = session($node, 'admin');
@@ -187,13 +193,15 @@ subtest 'bad input' => sub {
 subtest 'while it runs, nothing can be decided' => sub {
 	$admin->do('INSERT INTO users VALUES (1)');
 	read_and_idle($holder);
-	$ddl->send('ALTER TABLE users ADD CHECK (pg_sleep(3) IS NOT NULL)');
+	$witness->do('SELECT pg_advisory_lock(1)');
+	$ddl->send('ALTER TABLE users ADD CHECK (public.works())');
 	await_low_priority($ddl);
 	$holder->do('COMMIT');
 	await($node, 'it runs', q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = ? AND phase = 'running')}, $ddl->pid);
 	@warnings = ();
 	is($admin->value($decide, $ddl->pid, 'give up'), 0, 'false');
 	like("@warnings", qr/does not wait at low priority/, 'and a warning');
+	$witness->do('SELECT pg_advisory_unlock(1)');
 	is($ddl->error, undef, 'it is done');
 };
 

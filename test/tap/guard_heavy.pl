@@ -40,6 +40,10 @@ $node->safe_psql(
 my $ddl = session($node, 'ddl');
 my $other = session($node, 'other');
 
+# Who has made all that counts its scans at its very end.
+await($node, 'the others end', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+	WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND pid <> ALL (?::int[]))}, [ map { $_->pid } $ddl, $other ]);
+
 # SQLSTATE and the first line of the error of a statement; 'done' where there is none.
 sub outcome
 {
@@ -227,10 +231,10 @@ subtest 'what is sent to the session arrives' => sub {
 		await($node, 'it runs', q{SELECT state = 'active' AND query LIKE 'DO %' FROM pg_stat_activity WHERE pid = ?}, $ddl->pid);
 		$other->value('SELECT pg_cancel_backend(?)', $ddl->pid);
 		like($ddl->error, qr/canceling statement due to user request/, 'a cancel request');
-		$ddl->do(q{SET statement_timeout = '30ms'});
+		$ddl->set_statement_timeout(30);
 		$ddl->send($endless);
 		like($ddl->error, qr/canceling statement due to statement timeout/, 'statement_timeout');
-		$ddl->do('RESET statement_timeout');
+		$ddl->set_statement_timeout(0);
 	}
 };
 

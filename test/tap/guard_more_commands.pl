@@ -287,8 +287,10 @@ subtest 'FINALIZE waits for older snapshots with nothing locked' => sub {
 	like($wait->{relation}, qr/^virtual transaction /, 'it waits for that transaction');
 	is_deeply($wait->{holders}, [ $old->pid ], 'of that session');
 	await($node, 'it has looked again', q{SELECT attempt > 2 FROM pg_lockguard_progress});
-	is($reader->value(q{SELECT count(*) FROM pg_locks WHERE pid = ? AND locktype = 'relation'}, $ddl->pid), 0, 'it has no relation locked');
-	is($reader->value('SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = ?', $ddl->pid), 1, 'and holds no snapshot');
+	await_nothing_locked($ddl);
+	pass('it has no relation locked');
+	await($node, 'it holds no snapshot', 'SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = ?', $ddl->pid);
+	pass('and holds no snapshot');
 	$reader->do("SET statement_timeout = '10s'");
 	is($reader->value('SELECT count(*) FROM f.pend_1'), 0, 'the partition is readable meanwhile');
 	$old->do('COMMIT');

@@ -44,9 +44,9 @@ $SIG{__WARN__} = sub {
 sub await_notices
 {
 	my ($session, $count, $what) = @_;
-	for (my $i = 0; $i < 1000 && @told < $count; $i++)
+	for (my $i = 0; $i < 100 * $PostgreSQL::Test::Utils::timeout_default && @told < $count; $i++)
 	{
-		fail("$what: the statement has ended") if $session->ready;
+		fail("$what: the statement has ended"), last if $session->ready;
 		usleep(10_000);
 	}
 	cmp_ok(scalar(@told), '>=', $count, $what);
@@ -92,9 +92,9 @@ subtest 'what it says' => sub {
 	$ddl->send(add_column());
 	await_notices($ddl, 1, 'it is told');
 	cmp_ok(time - $began, '>=', 0.2, 'after deadlock_timeout');
-	like($told[0], qr/^ALTER TABLE has waited \d+ ms for AccessExclusiveLock on public\.users\n/, 'what it waits for, and how long');
+	like($told[0], qr/^ALTER TABLE has waited \S+ m?s for AccessExclusiveLock on public\.users\n/, 'what it waits for, and how long');
 	my $pid = $holder->pid;
-	like($told[0], qr/\nDETAIL:  Nobody waits behind it, and it waits for as long as it takes\. Blocked by PID $pid \(app "holder", user \w+, idle in transaction for \d+ ms\): SELECT count\(\*\) FROM users\n/, 'who is in the way');
+	like($told[0], qr/\nDETAIL:  Nobody waits behind it, and it waits for as long as it takes\. Blocked by PID $pid \(app "holder", user \w+, idle in transaction for \S+ m?s\): SELECT count\(\*\) FROM users\n/, 'who is in the way');
 	my $own = $ddl->pid;
 	like($told[0], qr/\nHINT:  Commit or roll back the transaction of PID $pid, or end its session with SELECT pg_terminate_backend\($pid\)\. Others can decide for it: SELECT pg_lockguard_decide\($own, 'give up'\)/, 'what can be done');
 	is($witness->value('SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = ?', $ddl->pid), 1,
@@ -116,16 +116,17 @@ subtest 'again and again' => sub {
 	$ddl->do('SET pg_lockguard.ddl_on_timeout = queue');
 	@told = ();
 	read_and_idle($holder);
-	$ddl->do("SET pg_lockguard.ddl_max_wait = '500ms'");
+	$ddl->do("SET pg_lockguard.ddl_max_wait = '3s'");
 	$ddl->send(add_column());
 	await_notices($ddl, 1, 'it is told');
-	like($told[0], qr/and in \d+ ms it stands in the lock queue, where others wait behind it/, 'what comes then');
-	for (my $i = 0; $i < 1000 && $told[-1] !~ /queue from now on/; $i++)
+	like($told[0], qr/and in \S+ m?s it stands in the lock queue, where others wait behind it/, 'what comes then');
+	for (my $i = 0; $i < 100 * $PostgreSQL::Test::Utils::timeout_default && $told[-1] !~ /queue from now on/; $i++)
 	{
 		usleep(10_000);
 		$ddl->ready;
 	}
-	like($told[-1], qr/^ALTER TABLE stands in the queue from now on, after 5\d\d ms, for AccessExclusiveLock on public\.users; others wait behind it/, 'that it has come to that');
+	# Not before.
+	like($told[-1], qr/^ALTER TABLE stands in the queue from now on, after (?:[3-9]\.\d|\d\d+) s, for AccessExclusiveLock on public\.users; others wait behind it/, 'that it has come to that');
 	$holder->do('COMMIT');
 	is($ddl->error, undef, 'done');
 	$ddl->do('RESET pg_lockguard.ddl_on_timeout; RESET pg_lockguard.ddl_max_wait');
@@ -266,6 +267,7 @@ subtest 'other kinds of holders' => sub {
 	$holder->do('SELECT FROM users LIMIT 1');
 	$holder->send('SELECT pg_sleep(600)');
 	my $sleeper = $holder->pid;
+	await($node, 'it sleeps', q{SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ?}, $sleeper);
 	$ddl->send(add_column());
 	await_notices($ddl, 1, 'it is told');
 	like($told[0], qr/HINT:  It goes on when PID $sleeper has finished; SELECT pg_cancel_backend\($sleeper\) cancels the statement in its way\./, 'one at work');
@@ -282,7 +284,7 @@ sub memory_of
 	my $log = -s $node->logfile;
 	$witness->value('SELECT pg_log_backend_memory_contexts(?)', $session->pid);
 	my $size;
-	for (my $i = 0; $i < 1000 && !defined $size; $i++)
+	for (my $i = 0; $i < 100 * $PostgreSQL::Test::Utils::timeout_default && !defined $size; $i++)
 	{
 		usleep(10_000);
 		($size) = slurp_file($node->logfile, $log) =~ /level: 0; TopMemoryContext: (\d+) total/;
@@ -302,8 +304,8 @@ subtest 'a client that does not read' => sub {
 	# A socket takes some hundred kB; a notice has half of one.
 	for (my $i = 0; $i < 6000 && notices_logged($log) < 1500; $i++) { usleep(10_000) }
 	cmp_ok(notices_logged($log), '>=', 1500, 'more notices than a socket takes');
-	is($witness->value('SELECT phase FROM pg_lockguard_progress WHERE pid = ?', $stalled->pid), 'waiting',
-		'the statement waits for its lock, not for its client');
+	await($node, 'it waits', q{SELECT phase = 'waiting' FROM pg_lockguard_progress WHERE pid = ?}, $stalled->pid);
+	pass('the statement waits for its lock, not for its client');
 	isnt($witness->value(q{SELECT wait_event FROM pg_stat_activity WHERE pid = ?}, $stalled->pid), 'ClientWrite', 'by its wait event as well');
 	my $memory = memory_of($stalled);
 	my $before = notices_logged($log);

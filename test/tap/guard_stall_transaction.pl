@@ -55,7 +55,7 @@ subtest 'a long statement after it' => sub {
 	$ddl->send('UPDATE other SET n = gate(n)');
 	$reader->send('SELECT * FROM busy');
 	fails_by_stall($ddl,
-		qr/DETAIL:  Its transaction, which has run ALTER TABLE, kept 1 session waiting, for \d+ ms, for AccessShareLock on relation \d+ of database \d+; the limit .* is 300 ms\.\nHINT:  Commit right after ALTER TABLE/,
+		qr/DETAIL:  Its transaction, which has run ALTER TABLE, kept 1 session waiting, for \S+ m?s, for AccessShareLock on relation \d+ of database \d+; the limit .* is 300 ms\.\nHINT:  Commit right after ALTER TABLE/,
 		'the UPDATE');
 	is($reader->error, undef, 'the reader goes on');
 	my @events = await_events('stall_cancelled', $ddl);
@@ -125,7 +125,7 @@ subtest 'idle, blocker_action is terminate' => sub {
 	$reader->send('SELECT * FROM busy');
 	is($reader->error, undef, 'the reader goes on');
 	ok(!eval { $ddl->do('SELECT 1'); 1 }, 'the session has been ended');
-	like($@, qr/terminating connection.*DETAIL:  pg_lockguard: its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting, for \d+ ms, for AccessShareLock on relation \d+ of database \d+\./s,
+	like($@, qr/terminating connection.*DETAIL:  pg_lockguard: its transaction, which was idle and has run ALTER TABLE, kept 1 session waiting, for \S+ m?s, for AccessShareLock on relation \d+ of database \d+\./s,
 		'and is told why');
 	my @events = await_events('stall_terminated', $ddl);
 	is(@events, 1, 'an event');
@@ -138,7 +138,9 @@ subtest 'idle, and it keeps a parallel worker waiting, not its leader' => sub {
 	$node->safe_psql('postgres', q{
 		CREATE FUNCTION read_busy() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE
 		AS 'BEGIN RETURN (SELECT count(*) FROM busy); END'});
-	my ($ddl, $reader) = begin('app', []);
+	# A time in which the wait of the worker is seen.
+	$node->safe_psql('postgres', 'GRANT SET ON PARAMETER pg_lockguard.ddl_max_stall TO app');
+	my ($ddl, $reader) = begin('app', [q{SET LOCAL pg_lockguard.ddl_max_stall = '3s'}]);
 	$reader->do("SET $_")
 	  for 'min_parallel_table_scan_size = 0', 'parallel_setup_cost = 0', 'parallel_tuple_cost = 0',
 	  'parallel_leader_participation = off';

@@ -78,6 +78,7 @@ subtest 'ways of calling it' => sub {
 	is_deeply($row, { pid => $caller->pid, blocks => 1, state => 'active',
 			query => 'SELECT pid, blocks, state, query FROM lock_tree() WHERE depth = 0 /* me */' },
 		'the caller is the root');
+	settle($node, $waiter);
 	shows($node, 'the caller is the root, seen by another', [ @edges ], <<~EOT);
 		caller | - | - | 1
 		└─ waiter | caller | caller | 0

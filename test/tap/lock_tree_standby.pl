@@ -66,10 +66,12 @@ subtest 'replay holds a lock that readers wait for' => sub {
 	my $alter = session($primary, 'alter');
 	$alter->do('BEGIN; LOCK TABLE users');
 	# Nothing flushes the record of that lock as long as nobody commits.
-	$primary->safe_psql('postgres', 'SELECT pg_switch_wal()');
+	$primary->safe_psql('postgres', 'CREATE TABLE committed ()');
 	await($standby, 'replay has the lock',
 		q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND granted AND mode = 'AccessExclusiveLock')}, $startup);
 	settle($standby, $second->send('SELECT FROM users'));
+	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush'));
+	await($standby, 'replay has nothing to do', q{SELECT wait_event = 'RecoveryWalStream' FROM pg_stat_activity WHERE pid = ?}, $startup);
 	is(tree($standby, @columns), <<~EOT, 'replay as a root');
 		pid $startup | - | - | 1 | - | - | - | - | startup
 		└─ second | pid $startup | pid $startup | 0 | relation | public.users | AccessShareLock | AccessExclusiveLock | client backend

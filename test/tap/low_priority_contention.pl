@@ -182,13 +182,17 @@ subtest 'a worker against wraparound does not' => sub {
 		ALTER TABLE old SET (autovacuum_enabled = off, autovacuum_freeze_max_age = 100000, autovacuum_freeze_table_age = 0,
 			autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)});
 	await($node, 'autovacuum against wraparound',
-		q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%public.old (to prevent wraparound)')});
-	$ddl->do("SET pg_lockguard.ddl_max_wait = '2s'");
+		q{SELECT EXISTS (SELECT FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE query LIKE '%public.old (to prevent wraparound)'
+			AND relation = 'old'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted)});
 	$ddl->send(add_column('old'));
 	await_low_priority($ddl);
-	like($witness->value('SELECT next_step FROM pg_lockguard_progress'),
-		qr/^waits for an autovacuum worker against wraparound, which does not give way/,
-		'against wraparound: the progress row says so');
+	await_progress('the progress row says so',
+		q{pid = ? AND next_step LIKE 'waits for an autovacuum worker against wraparound, which does not give way%'}, $ddl->pid);
+	pass('against wraparound: the progress row says so');
+	$witness->value('SELECT pg_cancel_backend(?)', $ddl->pid);
+	like($ddl->error, qr/canceling statement due to user request/, 'cancelled');
+	$ddl->do("SET pg_lockguard.ddl_max_wait = '600ms'");
+	$ddl->send(add_column('old'));
 	my $error = $ddl->error;
 	like($error, qr/Blocked by autovacuum worker PID \d+ .*against wraparound/, 'and so does the error');
 	like($error, qr/HINT:  This autovacuum worker works against transaction ID wraparound and does not give way/,

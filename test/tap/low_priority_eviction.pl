@@ -58,7 +58,8 @@ subtest 'a holder that does not die at once' => sub {
 	$frozen->do('BEGIN');
 	$frozen->do('SELECT FROM big LIMIT 1');
 	freeze($node, $frozen);
-	$ddl->do("SET pg_lockguard.ddl_lock_timeout = '300ms'");
+	# A time in which it is seen there.
+	$ddl->do("SET pg_lockguard.ddl_lock_timeout = '3s'");
 	$ddl->send('ALTER TABLE big ADD COLUMN c2 int');
 	await($node, 'the statement stands in the queue',
 		"SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted AND relation = 'big'::regclass)", $ddl->pid);
@@ -100,7 +101,7 @@ subtest 'the session in the way is ended, and told why' => sub {
 	$victim->send('SELECT 1');
 	like(
 		$victim->error,
-		qr/DETAIL:  pg_lockguard: ended by PID $pid, whose ALTER TABLE waited \d+ ms for AccessExclusiveLock on relation \d+ \(pg_lockguard\.ddl_on_timeout = terminate\)/,
+		qr/DETAIL:  pg_lockguard: ended by PID $pid, whose ALTER TABLE waited \S+ m?s for AccessExclusiveLock on relation \d+ \(pg_lockguard\.ddl_on_timeout = terminate\)/,
 		'the victim is told why');
 	my $victim_pid = $victim->pid;
 	like(slurp_file($node->logfile, $log),

@@ -47,7 +47,7 @@ subtest 'lock_timeout and ddl_max_wait' => sub {
 		is($ddl->sqlstate, '55P03', "$name ends the wait");
 		like($error, qr/canceling statement due to lock timeout/, "$name: the message");
 		like($error,
-			qr/DETAIL:  ALTER TABLE waited (3\d\d|4\d\d) ms for AccessExclusiveLock on public\.users\. Blocked by PID $pid \(app "reader", user \w+, idle in transaction for [^)]+\): SELECT count\(\*\) FROM users/,
+			qr/DETAIL:  ALTER TABLE waited (?:[3-9]\d\d ms|\S+ s) for AccessExclusiveLock on public\.users\. Blocked by PID $pid \(app "reader", user \w+, idle in transaction for [^)]+\): SELECT count\(\*\) FROM users/,
 			"$name: the culprit is named");
 		like($error, qr/HINT:  Commit or roll back the transaction of PID $pid/, "$name: and what to do");
 		is_clean($ddl, $name, $lock_timeout);

@@ -108,11 +108,17 @@ subtest 'a plain session that stands in a queue, and the ring closes behind it' 
 subtest 'a plain session that closes the ring itself' => sub {
 	my ($plain, $ddl) = (reader_of('plain', 'a'), reader_of('ddl', 'b'));
 	$plain->do("SET LOCAL pg_lockguard.ddl_mode = off; SET LOCAL deadlock_timeout = '100ms'");
+	# Should the one check of the other come while this one is awake, it is up to this one.
+	$ddl->do("SET LOCAL deadlock_timeout = '2s'");
 	$ddl->send(add_column('a'));
 	await_low_priority($ddl);
 	$plain->send('LOCK TABLE b');
-	like($plain->error, qr/ERROR:  deadlock detected/, 'its own deadlock check finds it');
-	is($ddl->error, undef, 'the guarded statement goes on');
+	await($node, 'the end of one of them', q{SELECT EXISTS (SELECT FROM pg_stat_activity
+		WHERE pid IN (?, ?) AND state = 'idle in transaction (aborted)')}, $plain->pid, $ddl->pid);
+	my ($told, $other) = $plain->ready ? ($plain, $ddl) : ($ddl, $plain);
+	like($told->error, qr/ERROR:  deadlock detected/, 'a deadlock check finds it: ' . $told->name . "'s");
+	$told->do('ROLLBACK');
+	is($other->error, undef, 'the other goes on');
 	forget_sessions($plain, $ddl);
 };
 

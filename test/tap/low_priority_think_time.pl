@@ -56,7 +56,7 @@ for my $name (sort keys %thought)
 		}
 		stop_load($load);
 		my ($event) = $witness->rows(
-			q{SELECT attempts, stall < '1 s' AS is_short, stall FROM pg_lockguard_events
+			q{SELECT attempts, stall < '3 s' AS is_short, stall FROM pg_lockguard_events
 			WHERE kind = 'ddl_acquired' ORDER BY id DESC LIMIT 1});
 		# None where the first attempt succeeds.
 		cmp_ok($event->{attempts} // 0, '<', 100, 'by a small number of attempts');
@@ -99,7 +99,7 @@ subtest 'a session that stays idle' => sub {
 	is($ddl->error, undef, 'done when they have gone');
 	stop_load($load);
 	my ($event) = $witness->rows(
-		q{SELECT stall < '1 s' AS is_short FROM pg_lockguard_events WHERE kind = 'ddl_acquired'
+		q{SELECT stall < '3 s' AS is_short FROM pg_lockguard_events WHERE kind = 'ddl_acquired'
 		ORDER BY id DESC LIMIT 1});
 	ok($event->{is_short}, 'and nobody was kept waiting for long');
 };

@@ -284,10 +284,10 @@ subtest 'what is sent to the session arrives' => sub {
 				$session->pid);
 			$node->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $session->pid . ')');
 			like($session->error, qr/canceling statement due to user request/, "a cancel request: $statement");
-			$session->do(q{SET statement_timeout = '30ms'});
+			$session->set_statement_timeout(30);
 			$session->send(sprintf $endless, "'$statement'");
 			like($session->error, qr/canceling statement due to statement timeout/, "statement_timeout: $statement");
-			$session->do('RESET statement_timeout');
+			$session->set_statement_timeout(0);
 		}
 	}
 	is(locks_left(), 0, 'no lock is left');

@@ -147,7 +147,7 @@ subtest 'many events at once, and the ring wraps under its readers' => sub {
 			my $name = $name{ $event->{pid} } // 'nobody';
 			$faults{'another application_name'}++ if $event->{application_name} ne $name;
 			$faults{'another tree'}++
-			  if $event->{lock_tree} !~ /\A@{[$holder->pid]} "holder"\n.* $event->{pid} "$name" wants AccessExclusiveLock on $busy{$event->{relation}} for \S+ ms\z/;
+			  if $event->{lock_tree} !~ /\A@{[$holder->pid]} "holder"\n.* $event->{pid} "$name" wants AccessExclusiveLock on $busy{$event->{relation}} for \S+ m?s\z/;
 			$faults{'another blocker'}++ if $event->{blocker_pid} != $holder->pid;
 			$faults{'another query'}++ if $event->{blocker_query} ne 'BEGIN; SELECT hold()';
 			$faults{'too many'}++ if $last - ($event->{id}) > 40;
@@ -171,12 +171,14 @@ subtest 'many events at once, and the ring wraps under its readers' => sub {
 subtest 'the end of the postmaster' => sub {
 	configure($node, blocker_action => 'log');
 	$worker = worker_pid($node);
+	my @processes = LockGuard::processes_of($node);
 	$node->kill9;
 	for (my $i = 0; $i < 10 * $PostgreSQL::Test::Utils::timeout_default && kill(0, $worker); $i++)
 	{
 		usleep(100_000);
 	}
 	ok(!kill(0, $worker), 'the worker ends with the postmaster');
+	LockGuard::await_processes_end(@processes);
 	$node->start;
 	worker_pid($node);
 	pass('... and is there again with the next');

@@ -16,7 +16,7 @@ my $node = start_node(
 	q{shared_preload_libraries = 'pg_lockguard'},
 	q{pg_lockguard.ddl_commands = all},
 	q{deadlock_timeout = 10ms},
-	q{pg_lockguard.ddl_max_wait = '300ms'},
+	q{pg_lockguard.ddl_max_wait = '2s'},
 	q{pg_lockguard.ddl_notice_interval = '100ms'},
 	q{pg_lockguard.log_events = all});
 

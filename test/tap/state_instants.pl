@@ -134,7 +134,7 @@ subtest 'statement_timeout' => sub {
 		begin('SET statement_timeout = ' . (1 + int(rand() < 0.5 ? rand 4 : rand 250)));
 		my $error = $ddl->error // 'done';
 		push @other, $error if $error !~ /due to statement timeout/;
-		$ddl->do('SET statement_timeout = 0');
+		$ddl->set_statement_timeout(0);
 		$good++ if is_over('timeout', $ddl->pid, 0);
 	}
 	is_deeply(\@other, [], 'each has ended its statement');
@@ -375,6 +375,7 @@ for my $how (qw(SIGKILL fast immediate kill9))
 			LockGuard::dismiss_observer($node);
 			aim();
 			my $pid = $ddl->pid;
+			my @processes = LockGuard::processes_of($node);
 			if ($how eq 'SIGKILL') { kill KILL => $pid }
 			elsif ($how eq 'kill9') { $node->kill9 }
 			else { $node->stop($how, fail_ok => 1) or fail("$how: it does not stop") }
@@ -383,9 +384,10 @@ for my $how (qw(SIGKILL fast immediate kill9))
 			$_->{dbh}->disconnect for $holder, $ddl;
 			LockGuard::abandon_sessions();
 			undef $_ for $load, $holder, $ddl;
-			for (1 .. 6000)
+			for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
 			{
-				last if $how eq 'SIGKILL' ? slurp_file($node->logfile, $log) =~ /database system is ready to accept connections/ : !grep { kill 0 => $_ } @pids;
+				# Another postmaster does not start before all children of the last one have gone.
+				last if $how eq 'SIGKILL' ? slurp_file($node->logfile, $log) =~ /database system is ready to accept connections/ : !grep { kill 0 => $_ } @pids, @processes;
 				usleep(10_000);
 			}
 			fail("$how: a process is left") if grep { kill 0 => $_ } @pids;

@@ -68,6 +68,13 @@ sub let_go
 	return;
 }
 
+# It tells its client before it gives up what it has.
+sub is_gone
+{
+	await($node, 'its end', 'SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ?)', $ddl->pid);
+	return;
+}
+
 # Nothing is left of either. The column is there, or not.
 sub ended
 {
@@ -101,15 +108,16 @@ for my $state (sort keys %state)
 	};
 
 	subtest "$state: lock_timeout of the session" => sub {
-		begin($state, q{SET lock_timeout = '700ms'});
+		# A time in which the state is seen.
+		begin($state, q{SET lock_timeout = '3s'});
 		like($ddl->error, qr/canceling statement due to lock timeout/, 'ends it');
 		is($ddl->sqlstate, '55P03', 'by its SQLSTATE');
-		is($ddl->value('SHOW lock_timeout'), '700ms', 'and is what it was');
+		is($ddl->value('SHOW lock_timeout'), '3s', 'and is what it was');
 		ended(0);
 	};
 
 	subtest "$state: statement_timeout" => sub {
-		begin($state, q{SET statement_timeout = '900ms'});
+		begin($state, q{SET statement_timeout = '3s'});
 		like($ddl->error, qr/canceling statement due to statement timeout/, 'ends it');
 		is($ddl->sqlstate, '57014', 'by its SQLSTATE');
 		ended(0);
@@ -117,9 +125,10 @@ for my $state (sort keys %state)
 
 	subtest "$state: transaction_timeout" => sub {
 		plan skip_all => 'it is of 17' if $node->pg_version < 17;
-		begin($state, q{SET transaction_timeout = '900ms'});
+		begin($state, q{SET transaction_timeout = '3s'});
 		like($ddl->error, qr/terminating connection due to transaction timeout|server closed/, 'ends the session');
 		like(slurp_file($node->logfile), qr/FATAL:  terminating connection due to transaction timeout/, 'for that');
+		is_gone();
 		ended(0);
 	};
 
@@ -134,6 +143,7 @@ for my $state (sort keys %state)
 		begin($state);
 		LockGuard::observer($node)->value('SELECT pg_terminate_backend(?)', $ddl->pid);
 		like($ddl->error, qr/terminating connection|server closed/, 'ends the session');
+		is_gone();
 		ended(0);
 	};
 
@@ -214,7 +224,7 @@ sub continue_when_gone
 	my $helper = fork() // die "fork: $!";
 	if (!$helper)
 	{
-		for (1 .. 6000)
+		for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
 		{
 			last if !kill 0 => $pid;
 			usleep(10_000);
@@ -234,6 +244,7 @@ for my $state (sort keys %state)
 			my $log = -s $node->logfile;
 			LockGuard::dismiss_observer($node);
 			my $pid = $ddl->pid;
+			my @processes = LockGuard::processes_of($node);
 			my $helper = continue_when_gone($pid);
 			if ($how eq 'kill9') { $node->kill9 }
 			elsif ($how eq 'SIGKILL') { kill KILL => $pid }
@@ -244,7 +255,7 @@ for my $state (sort keys %state)
 			LockGuard::abandon_sessions();
 			if ($how eq 'SIGKILL')
 			{
-				for (1 .. 1000)
+				for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
 				{
 					last if slurp_file($node->logfile, $log) =~ /database system is ready to accept connections/;
 					usleep(10_000);
@@ -253,11 +264,7 @@ for my $state (sort keys %state)
 			else
 			{
 				# After the postmaster's death its children have to go first.
-				for (1 .. 1000)
-				{
-					last if !kill 0 => $holder->pid;
-					usleep(10_000);
-				}
+				LockGuard::await_processes_end(@processes);
 				$node->start;
 			}
 			my @signals = slurp_file($node->logfile, $log) =~ /terminated by signal (\d+)/g;

@@ -85,16 +85,12 @@ for my $mode (qw(fast immediate))
 subtest 'the postmaster dies' => sub {
 	my %session = start_all();
 	my $log = -s $node->logfile;
-	my @pids = map { $_->pid } values %session;
 	LockGuard::dismiss_observer($node);
+	my @processes = LockGuard::processes_of($node);
+	cmp_ok(scalar @processes, '>', scalar keys %session, 'it has children');
 	$node->kill9;
 	all_are_told(%session);
-	for (1 .. 1000)
-	{
-		last if !grep { kill 0 => $_ } @pids;
-		Time::HiRes::usleep(10_000);
-	}
-	is(scalar(grep { kill 0 => $_ } @pids), 0, 'its children end');
+	is_deeply([ LockGuard::await_processes_end(@processes) ], [], 'its children end');
 	$node->start;
 	unlike(slurp_file($node->logfile, $log), qr/PANIC|TRAP/, 'no assertion');
 	is_untouched();
@@ -111,7 +107,7 @@ for my $name (qw(waiting queued running))
 		kill KILL => $session{$name}->pid;
 		all_are_told(%session);
 		# The postmaster has to notice first.
-		for (1 .. 1000)
+		for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
 		{
 			last if slurp_file($node->logfile, $log) =~ /database system is ready to accept connections/;
 			Time::HiRes::usleep(10_000);

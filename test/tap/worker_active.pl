@@ -43,7 +43,7 @@ sub active_holder
 	my $holder = idle_holder($node, $role, $table, name => $name, %option);
 	launch($holder, $statement);
 	await($node, "$name is at work", q{SELECT EXISTS (SELECT FROM pg_stat_activity
-		WHERE pid = ? AND state = 'active' AND wait_event IS NOT NULL)}, $holder->pid);
+		WHERE pid = ? AND state = 'active' AND wait_event IN ('PgSleep', 'advisory'))}, $holder->pid);
 	return $holder;
 }
 
@@ -259,7 +259,9 @@ subtest 'one that has not worked for long enough' => sub {
 		END $$});
 	my $procedure = session($node, 'procedure', user => 'app');
 	$procedure->send('CALL work()');
-	await($node, 'the procedure runs for long enough', q{SELECT clock_timestamp() - query_start > '600 ms'
+	# Its transactions are far shorter.
+	configure($node, blocker_min_active => '2s');
+	await($node, 'the procedure runs for long enough', q{SELECT clock_timestamp() - query_start > '2500 ms'
 		FROM pg_stat_activity WHERE pid = ? AND state = 'active'}, $procedure->pid);
 	my $locks = session($node, 'locks');
 	$locks->send(q{DO $$ BEGIN FOR i IN 1..10 LOOP LOCK TABLE batches; COMMIT; END LOOP; END $$});

@@ -254,18 +254,18 @@ subtest 'a client that is slow in a COPY' => sub {
 	configure($node, blocker_min_idle => '1h');
 	my ($holder, $ddl) = stalled();
 	settle($node, $ddl);
-	configure($node, blocker_min_idle => '2s');
-	my $progress = sub {
-		return $observer->value('SELECT bytes_processed FROM pg_stat_progress_copy WHERE pid = ?',
-			$holder->pid);
-	};
-	for (1 .. 25)
-	{
-		my $before = $progress->();
+	my $go_on = sub {
+		my $before = $observer->value('SELECT bytes_processed FROM pg_stat_progress_copy WHERE pid = ?', $holder->pid);
 		# Enough that libpq sends some of it at once.
 		$holder->{dbh}->pg_putcopydata("1\n" x 8192);
 		await($node, 'some of it arrives', 'SELECT bytes_processed > ? FROM pg_stat_progress_copy WHERE pid = ?',
 			$before, $holder->pid);
+	};
+	$go_on->();
+	configure($node, blocker_min_idle => '2s');
+	for (1 .. 25)
+	{
+		$go_on->();
 		usleep(100_000);
 	}
 	cmp_ok($observer->value('SELECT extract(epoch FROM clock_timestamp() - state_change) FROM pg_stat_activity WHERE pid = ?', $holder->pid),

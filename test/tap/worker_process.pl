@@ -40,6 +40,9 @@ subtest 'the process' => sub {
 
 	# Also while it has nothing to do, and would sleep for ever.
 	configure($node, blocker_action => 'off');
+	# Whoever is on his way out would be told of the shutdown.
+	await($node, 'nobody is connected', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())});
 	LockGuard::dismiss_observer($node);
 	my $size = -s $node->logfile;
 	ok($node->stop('fast', fail_ok => 1), 'fast shutdown while the worker sleeps');

@@ -245,6 +245,7 @@ subtest 'an active session does not count for that' => sub {
 	my $table = new_table($node);
 	my $holder = writer($table);
 	$holder->send('SELECT pg_sleep(3600)');
+	await($node, 'it is at work', q{SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = ?}, $holder->pid);
 	my $waiter = waiting("CREATE INDEX CONCURRENTLY ON $table (id)");
 	wait_for_look($node);
 	is(events_about($holder), 0, 'nothing is said');

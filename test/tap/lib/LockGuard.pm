@@ -62,13 +62,16 @@ sub start_standby
 }
 
 # configure(NODE, SETTING => VALUE...): settings of pg_lockguard, without the prefix of their names,
-# for the whole server; all of them take effect with one reload.
+# for the whole server; all of them take effect with one reload. The postmaster has told the others of it when this
+# returns.
 sub configure
 {
 	my ($node, %setting) = @_;
+	my $before = observer($node)->value('SELECT pg_conf_load_time()');
 	$node->safe_psql('postgres',
 		join("\n", (map { "ALTER SYSTEM SET pg_lockguard.$_ = '$setting{$_}';" } sort keys %setting),
 			'SELECT pg_reload_conf();'));
+	await($node, 'the reload', 'SELECT pg_conf_load_time() > ?::timestamptz', $before);
 	return;
 }
 
@@ -123,9 +126,30 @@ sub observer
 # Ends it, where a server is to have no session at all.
 sub dismiss_observer
 {
-	my $observer = delete $observer{ $_[0]->name };
-	$observer->{dbh}->disconnect if $observer;
+	my $observer = delete $observer{ $_[0]->name } or return;
+	$observer->{dbh}->disconnect;
+	await_processes_end($observer->pid);
 	return;
+}
+
+# await_processes_end(PID...): until there are no such processes. Returns those that are there still.
+sub await_processes_end
+{
+	my @left = @_;
+	for (1 .. 100 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		@left = grep { kill 0 => $_ } @left or last;
+		usleep(10_000);
+	}
+	return @left;
+}
+
+# The processes of a server but its postmaster.
+sub processes_of
+{
+	my $node = shift;
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/ or return;
+	return map { m{(\d+)/stat$} } grep { (eval { slurp_file($_) } // '') =~ /\) \S \Q$postmaster\E / } glob '/proc/[0-9]*/stat';
 }
 
 # statistics(NODE): the counters, by their names.

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(add_column read_and_idle await_low_priority await_giving_back await_pressed is_clean start_load stop_load);
+our @EXPORT = qw(add_column read_and_idle await_low_priority await_nothing_locked await_giving_back await_pressed is_clean start_load stop_load);
 
 my ($columns, $loads) = (0, 0);
 
@@ -41,6 +41,18 @@ sub await_low_priority
 	await($waiters[0]->node, join(' ', 'at low priority:', map { $_->name } @waiters),
 		q{SELECT ?::int[] <@ ARRAY(SELECT pid FROM pg_lockguard_progress WHERE phase = 'waiting')},
 		[ map { $_->pid } @waiters ]);
+	return;
+}
+
+# await_nothing_locked(SESSION, [BUT]): it waits, and has no lock on a relation (but that one). Whenever it looks anew it
+# reads catalogs, for a moment.
+sub await_nothing_locked
+{
+	my ($session, $but) = @_;
+	await($session->node, $session->name . ' waits with nothing locked',
+		q{SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE pid = $1)
+			AND NOT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'relation'
+				AND relation IS DISTINCT FROM to_regclass($2))}, $session->pid, $but);
 	return;
 }
 

@@ -48,6 +48,17 @@ sub do
 	return;
 }
 
+# Sets statement_timeout, in ms. What it was so far may strike meanwhile: the statement that changes it is under it.
+sub set_statement_timeout
+{
+	my ($self, $timeout) = @_;
+	until (eval { $self->do("SET statement_timeout = $timeout"); 1 })
+	{
+		die $@ if $@ !~ /canceling statement due to statement timeout/;
+	}
+	return;
+}
+
 # The first column of the first row.
 sub value
 {
