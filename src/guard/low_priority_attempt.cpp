@@ -73,11 +73,12 @@ void PortalSnapshot::release() {
     released_ |= release_portal_snapshot();
 }
 
-void PortalSnapshot::restore() {
+bool PortalSnapshot::restore() {
     if (!released_)
-        return;
+        return false;
     EnsurePortalSnapshotExists();
     released_ = false;
+    return true;
 }
 
 // ---- One attempt
@@ -99,6 +100,9 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
     // pg_stat_statements sets it to 0 in the tree that it is given, so that it would see the first
     // attempt only.
     call_.planned->queryId = query_id_;
+    // Looked up with a snapshot, as the statement itself does it: without one,
+    // find_inheritance_children() has partitions as well whose detachment is pending.
+    const bool restored = snapshot_.restore();
     // Names are looked up without a lock, which would have done this.
     AcceptInvalidationMessages();
     uint64 messages = SharedInvalidMessageCounter;
@@ -111,9 +115,11 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
         result.end = AttemptEnd::look_again;
         return result;
     }
-    if (find_lock_in_the_way(plan, &result) || find_snapshot_in_the_way(plan, &result))
+    if (find_lock_in_the_way(plan, &result) || find_snapshot_in_the_way(plan, &result)) {
+        if (restored) // the wait goes on without
+            snapshot_.release();
         return result;
-    snapshot_.restore();
+    }
 
     Progress progress = {};
     auto body = [&] { return lock_and_run(plan, messages, targets, &progress); };

@@ -43,8 +43,9 @@ class PortalSnapshot {
     /// Where nobody but the statement itself needs it, so that VACUUM is not held back; and the
     /// catalogs' in any case.
     void release();
-    /// The statement needs one to run with.
-    void restore();
+    /// The statement needs one to run with, and to look up what it needs. Returns whether it had
+    /// been let go.
+    bool restore();
 
   private:
     bool released_ = false;
