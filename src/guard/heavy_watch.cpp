@@ -325,6 +325,9 @@ void HeavyWatchHook::on_emit_log(ErrorData* error) {
             tell(*error, message);
         }
     }
+    // REINDEX (VERBOSE) would tell the client of what is rolled back.
+    if (watch != nullptr && watch->is_silent_ && error->elevel == INFO)
+        error->output_to_client = false;
     if (is_still_lowered() && !is_logged(error->elevel, lowered.level)) {
         error->output_to_server = false;
         return;

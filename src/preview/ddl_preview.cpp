@@ -22,6 +22,7 @@ extern "C" {
 #include "commands/tablecmds.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 
 PG_FUNCTION_INFO_V1(pg_lockguard_ddl_preview);
 }
@@ -278,6 +279,8 @@ void preview(const char* text, bool with_standbys, ReturnSetInfo* result) {
     ErrorContextCallback pointer = {error_context_stack, pg::point_into_previewed,
                                     const_cast<char*>(text)};
     error_context_stack = &pointer;
+    // Names are looked up without a lock, which would have done this.
+    AcceptInvalidationMessages();
     pg::PreviewedStatement statement = pg::parse_previewed(text);
     pg::PreviewedSteps steps = look_ahead(statement, with_standbys);
     error_context_stack = pointer.previous;

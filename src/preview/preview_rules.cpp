@@ -1,6 +1,5 @@
 #include "preview/preview_rules.h"
 
-#include "guard/heavy_watch.h"
 #include "guard/lock_targets.h"
 
 extern "C" {
@@ -45,7 +44,7 @@ Oid own_relation(const RangeVar* name, bool maintains = false) {
 }
 
 void set_work(PreviewedSteps* steps, HeavyKind kind, Oid relation) {
-    WorkSize size = size_of_work(kind, relation);
+    WorkSize size = size_of_unlocked(kind, relation);
     steps->has_work = true;
     steps->work = {kind, relation, nullptr, size.bytes};
 }
@@ -181,10 +180,10 @@ void add_committing(const Node* statement, PreviewedSteps* steps) {
 
 /// The files of a relation that SET TABLESPACE copies: not those of a table's indexes.
 int64 size_of_files(Oid relation) {
-    int64 bytes = size_of_work(HeavyKind::scan, relation).bytes;
+    int64 bytes = size_of_unlocked(HeavyKind::scan, relation).bytes;
     Oid toast = toast_table_of(relation);
     if (OidIsValid(toast))
-        bytes += size_of_work(HeavyKind::rewrite, toast).bytes;
+        bytes += size_of_unlocked(HeavyKind::rewrite, toast).bytes;
     return bytes;
 }
 
@@ -299,7 +298,7 @@ void add_domain(const AlterDomainStmt* statement, PreviewedSteps* steps) {
     int64 largest = -1;
     for_each_relation(kTablesWithDomain, 1, types, values, nullptr, [&](Oid table) {
         add_relation_lock(steps, table, ShareLock);
-        WorkSize size = size_of_work(HeavyKind::scan, table);
+        WorkSize size = size_of_unlocked(HeavyKind::scan, table);
         if (!size.is_empty && size.bytes > largest) {
             largest = size.bytes;
             set_work(steps, HeavyKind::scan, table);

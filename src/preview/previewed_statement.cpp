@@ -1,7 +1,6 @@
 #include "preview/previewed_statement.h"
 
 #include "guard/file_map.h"
-#include "guard/heavy_watch.h"
 #include "guard/inheritance.h"
 
 extern "C" {
@@ -10,8 +9,10 @@ extern "C" {
 #include "commands/defrem.h"
 #include "commands/trigger.h"
 #include "parser/parser.h"
+#include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -218,6 +219,29 @@ Unseen of_reindex(const ReindexStmt* statement) {
                : Unseen::nothing;
 }
 
+/// sequence.c takes its ROW EXCLUSIVE for the whole transaction, in lock_and_open_sequence(): no
+/// savepoint gives it back, and DDL of others on the sequence would wait for it.
+bool keeps_lock_on_sequence(const Node* statement) {
+    if (!IsTransactionBlock() && !IsSubTransaction())
+        return false; // then it ends with the preview
+    switch (nodeTag(statement)) {
+    case T_AlterSeqStmt:
+        return true;
+    case T_TruncateStmt:
+        return reinterpret_cast<const TruncateStmt*>(statement)->restart_seqs;
+    case T_AlterTableStmt: {
+        const List* commands = reinterpret_cast<const AlterTableStmt*>(statement)->cmds;
+        for (int i = 0; i < list_length(commands); i++) {
+            if (static_cast<const AlterTableCmd*>(list_nth(commands, i))->subtype == AT_SetIdentity)
+                return true;
+        }
+        return false;
+    }
+    default:
+        return false;
+    }
+}
+
 /// The forms that look at what the tables have. See AlterDomainStmt.subtype.
 bool scans_tables(const AlterDomainStmt* statement) {
     switch (static_cast<char>(statement->subtype)) {
@@ -235,6 +259,16 @@ bool scans_tables(const AlterDomainStmt* statement) {
 
 } // namespace
 
+WorkSize size_of_unlocked(core::HeavyKind kind, Oid relation) {
+    const bool locked = ConditionalLockRelationOid(relation, AccessShareLock);
+    if (!locked)
+        AcceptInvalidationMessages(); // which the lock would have done
+    WorkSize size = size_of_work(kind, relation);
+    if (locked)
+        UnlockRelationOid(relation, AccessShareLock);
+    return size;
+}
+
 Oid filled_default_partition(const CreateStmt* statement) {
     if (statement->partbound == nullptr || list_length(statement->inhRelations) != 1)
         return InvalidOid;
@@ -245,7 +279,7 @@ Oid filled_default_partition(const CreateStmt* statement) {
     // It may have partitions of its own.
     if (get_rel_relkind(found) == RELKIND_PARTITIONED_TABLE)
         return found;
-    return size_of_work(core::HeavyKind::scan, found).is_empty ? InvalidOid : found;
+    return size_of_unlocked(core::HeavyKind::scan, found).is_empty ? InvalidOid : found;
 }
 
 const RangeVar* fully_vacuumed_table(const VacuumStmt* statement) {
@@ -274,6 +308,8 @@ const IntoClause* into_clause_of(const Node* statement) {
 Unseen why_not_run(const Node* statement) {
     if (changes_file_map(statement))
         return Unseen::mapped_catalog;
+    if (keeps_lock_on_sequence(statement))
+        return Unseen::keeps_lock;
     switch (nodeTag(statement)) {
     case T_AlterTableStmt:
         return of_alter_table(reinterpret_cast<const AlterTableStmt*>(statement));

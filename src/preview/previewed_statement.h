@@ -5,6 +5,7 @@
 #include "core/words/ddl_advice.h"
 
 #include "boundary/compat.h"
+#include "guard/heavy_watch.h"
 
 namespace lockguard::pg {
 
@@ -34,8 +35,13 @@ const RangeVar* fully_vacuumed_table(const VacuumStmt* statement);
 /// ereport.
 core::Unseen why_not_run(const Node* statement);
 
+/// size_of_work() of a relation that is not locked yet: is so for the moment of the look, without
+/// waiting, because the relation cache is to be asked with a lock only, and has to hear of what
+/// others have done to the relation. Where the lock is not free it is looked at without.
+WorkSize size_of_unlocked(core::HeavyKind kind, Oid relation);
+
 /// The default partition that CREATE TABLE … PARTITION OF would scan, if it has rows; InvalidOid
-/// where there is none. Takes no lock. May ereport.
+/// where there is none. Keeps no lock. May ereport.
 Oid filled_default_partition(const CreateStmt* statement);
 
 } // namespace lockguard::pg

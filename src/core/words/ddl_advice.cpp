@@ -200,6 +200,10 @@ std::string_view unseen_text(Unseen unseen, Microseconds max_hold,
     case Unseen::foreign_table:
         text = "Not run, because it would act on another server: by rules.";
         break;
+    case Unseen::keeps_lock:
+        text = "Not run, because its lock on a sequence would stay until the transaction ends: by "
+               "rules. Outside of a transaction block it is run.";
+        break;
     case Unseen::mapped_catalog:
         text = "Not run, because no part of a transaction may make this catalog's files anew: by "
                "rules.";

@@ -56,6 +56,7 @@ enum class Unseen : std::uint8_t {
     many_partitions,   // it would lock more than kMostPartitions
     runs_triggers,     // TRUNCATE with triggers
     foreign_table,     // TRUNCATE of a foreign table
+    keeps_lock,        // on a sequence: as long as the transaction, also where it is rolled back
     mapped_catalog,    // REINDEX of pg_class and the like: refused in a subtransaction
 };
 
