@@ -55,9 +55,12 @@ struct {
 } lowered;
 
 /// The latest foreign key that was announced to the watch, and what came of that. All partitions
-/// have it by the same name, so that one answer is good for all of them.
+/// have it by the same name, so that one answer is good for all of them: until the catalogs are
+/// written to, as by another statement that runs inside (an event trigger's), whose key may be
+/// named alike.
 struct {
     char text[128]; // empty where there is none
+    CommandId command;
     HeavyWork work;
     bool is_empty;
 } latest_key;
@@ -297,13 +300,15 @@ void HeavyWatchHook::tell(const ErrorData& error, HeavyMessage message) {
     bool is_empty;
     HeavyWork work;
     const bool is_key = message.subject == HeavySubject::constraint;
-    if (is_key && strcmp(latest_key.text, error.message) == 0) {
+    const CommandId command = GetCurrentCommandId(false);
+    if (is_key && latest_key.command == command && strcmp(latest_key.text, error.message) == 0) {
         work = latest_key.work;
         is_empty = latest_key.is_empty;
     } else {
         work = work_of(error.message, message, &is_empty);
         if (is_key && strlen(error.message) < sizeof(latest_key.text)) {
             strlcpy(latest_key.text, error.message, sizeof(latest_key.text));
+            latest_key.command = command;
             latest_key.work = work;
             latest_key.is_empty = is_empty;
         }

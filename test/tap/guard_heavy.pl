@@ -222,6 +222,24 @@ subtest 'the error of ddl_max_stall' => sub {
 	$ddl->do("RESET pg_lockguard.$_") for 'ddl_heavy', 'ddl_max_stall';
 };
 
+# The server announces it by its name alone.
+subtest 'a foreign key inside, of the same name, on a small table' => sub {
+	$node->safe_psql(
+		'postgres', q{
+		CREATE FUNCTION before() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF current_setting('test.once', true) = 'on' THEN
+				PERFORM set_config('test.once', 'off', false);
+				ALTER TABLE few ADD CONSTRAINT alike FOREIGN KEY (id) REFERENCES users;
+			END IF;
+		END $$;
+		CREATE EVENT TRIGGER before ON ddl_command_start EXECUTE FUNCTION before()});
+	$ddl->do('SET test.once = on');
+	like(outcome('ALTER TABLE orders ADD CONSTRAINT alike FOREIGN KEY (user_id) REFERENCES users'),
+		qr/^55000 .*validate a foreign key of public\.orders/, 'the large one is refused');
+	is($ddl->value('SHOW test.once'), 'on', '... after the small one, which is gone with it');
+	$node->safe_psql('postgres', 'DROP EVENT TRIGGER before; DROP FUNCTION before()');
+};
+
 subtest 'what is sent to the session arrives' => sub {
 	my $endless = q{DO $$ BEGIN LOOP BEGIN ALTER TABLE orders ALTER n TYPE bigint;
 		EXCEPTION WHEN object_not_in_prerequisite_state THEN NULL; END; END LOOP; END $$};
