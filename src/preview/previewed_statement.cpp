@@ -4,6 +4,8 @@
 #include "guard/inheritance.h"
 
 extern "C" {
+#include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "commands/defrem.h"
@@ -16,6 +18,7 @@ extern "C" {
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/syscache.h"
 }
 
 namespace lockguard::pg {
@@ -219,6 +222,34 @@ Unseen of_reindex(const ReindexStmt* statement) {
                : Unseen::nothing;
 }
 
+/// Does it alter a sequence of the table, or the relation itself, if that is one?
+bool alters_sequence(Oid relation, const AlterTableCmd* command) {
+    switch (command->subtype) {
+    case AT_SetIdentity:
+        return true;
+    case AT_AlterColumnType: { // that of an identity column's sequence as well
+        HeapTuple column =
+            OidIsValid(relation) ? SearchSysCacheAttName(relation, command->name) : nullptr;
+        if (!HeapTupleIsValid(column))
+            return false;
+        const bool identity =
+            reinterpret_cast<Form_pg_attribute>(GETSTRUCT(column))->attidentity != '\0';
+        ReleaseSysCache(column);
+        return identity;
+    }
+    case AT_SetLogged:
+    case AT_SetUnLogged:
+        if (!OidIsValid(relation))
+            return false;
+        // A table with rows: its rewrite comes before, and ends the preview.
+        return get_rel_relkind(relation) == RELKIND_SEQUENCE ||
+               (getOwnedSequences(relation) != NIL &&
+                size_of_unlocked(core::HeavyKind::scan, relation).is_empty);
+    default:
+        return false;
+    }
+}
+
 /// sequence.c takes its ROW EXCLUSIVE for the whole transaction, in lock_and_open_sequence(): no
 /// savepoint gives it back, and DDL of others on the sequence would wait for it.
 bool keeps_lock_on_sequence(const Node* statement) {
@@ -230,9 +261,10 @@ bool keeps_lock_on_sequence(const Node* statement) {
     case T_TruncateStmt:
         return reinterpret_cast<const TruncateStmt*>(statement)->restart_seqs;
     case T_AlterTableStmt: {
-        const List* commands = reinterpret_cast<const AlterTableStmt*>(statement)->cmds;
-        for (int i = 0; i < list_length(commands); i++) {
-            if (static_cast<const AlterTableCmd*>(list_nth(commands, i))->subtype == AT_SetIdentity)
+        const auto* alter = reinterpret_cast<const AlterTableStmt*>(statement);
+        Oid relation = relation_of(alter->relation);
+        for (int i = 0; i < list_length(alter->cmds); i++) {
+            if (alters_sequence(relation, static_cast<AlterTableCmd*>(list_nth(alter->cmds, i))))
                 return true;
         }
         return false;

@@ -73,7 +73,8 @@ my $left = q{SELECT coalesce(string_agg(mode || ' on ' || relation::regclass, ',
 
 subtest 'no lock on a sequence is left in a transaction block' => sub {
 	for my $statement ('ALTER SEQUENCE counter INCREMENT 1', 'TRUNCATE counted RESTART IDENTITY',
-		'ALTER TABLE counted ALTER id SET INCREMENT BY 1')
+		'ALTER TABLE counted ALTER id SET INCREMENT BY 1', 'ALTER SEQUENCE counter SET UNLOGGED',
+		'ALTER TABLE counted SET UNLOGGED', 'ALTER TABLE counted ALTER id TYPE bigint')
 	{
 		like($rows->($statement) && ($rows->($statement))[0]{action}, qr/lock/, "$statement: its locks are shown");
 		$session->do('BEGIN');
