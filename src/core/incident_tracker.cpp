@@ -260,9 +260,6 @@ class Step {
 
     /// Says behind whom an incident's root waits now, or as what it was prepared.
     void join(TrackedRoot& root) {
-        // Who is chosen to end a deadlock waits no more, but for a moment still has its locks.
-        if (root.cycle && root.missed == 1)
-            return;
         const auto place_of = [this](SessionIndex session) {
             for (std::uint32_t i = 0; i < roots_.size(); ++i) {
                 if (roots_[i].session == session)
@@ -278,6 +275,19 @@ class Step {
             else if (same_transaction(root.root, key) && !look_.graph.blockers_of(s).empty())
                 root.joined = place_behind(s);
         }
+        // Who is chosen to end a deadlock waits no more, but for a moment still has its locks.
+        if (root.missed == 1 && root.joined != kNotTracked &&
+            (root.cycle || kept_waiting(root, roots_[root.joined])))
+            root.joined = kNotTracked;
+    }
+
+    /// Did the root keep that one waiting at the latest look that saw it?
+    bool kept_waiting(const TrackedRoot& root, const TrackedRoot& other) const {
+        const auto first = waiters_.begin() + root.first_waiter;
+        return std::any_of(first, first + root.waiter_count, [&](const TrackedWaiter& waiter) {
+            return waiter.waiting && waiter.procno == other.root.procno &&
+                   waiter.pid == other.root.pid;
+        });
     }
 
     /// The root followed that the session waits behind: in the lock tree, where that one is

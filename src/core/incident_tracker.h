@@ -117,7 +117,8 @@ struct IncidentLimits {
 /// may be between two waits).
 ///
 /// Where an incident's root waits now, `joined` says behind whom; that one is an incident then,
-/// however short its own time. (Not at the first look at which a ring is none any more.)
+/// however short its own time. (Not at the first look at which a ring is none any more, whether a
+/// look has seen it or not.)
 ///
 /// \param before  is left as it is
 /// \throws std::bad_alloc

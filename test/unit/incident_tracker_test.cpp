@@ -273,6 +273,20 @@ TEST(IncidentTrackerTest, ABrokenRingIsPartOfNothingAtOnce) {
     EXPECT_NE(story.of(root)->joined, kNotTracked) << "it stays so";
 }
 
+// It closed and was broken between two looks.
+TEST(IncidentTrackerTest, ABrokenRingThatNoLookHasSeenIsPartOfNothingAtOnce) {
+    Story story;
+    story.look(10 * kSecond, {{1001, 1000, 8 * kSecond}});
+    story.look(11 * kSecond, {{1000, 1001, 10'970'000}});
+    EXPECT_EQ(story.of(1000)->joined, kNotTracked);
+    EXPECT_EQ(story.of(1001)->id, 0) << "no incident of its own";
+    RootEvidence evidence = {};
+    evidence.ring_noted = true;
+    EXPECT_EQ(end_of_incident(*story.of(1000), evidence), IncidentEnd::deadlock);
+    story.look(12 * kSecond, {{1000, 1001, 10'970'000}});
+    EXPECT_NE(story.of(1000)->joined, kNotTracked) << "it stays so";
+}
+
 TEST(IncidentTrackerTest, ACandidateThatBeginsToWaitIsForgotten) {
     Story story;
     story.look(10 * kSecond, {{1001, 1000, 9'900'000}});
