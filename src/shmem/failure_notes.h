@@ -2,7 +2,8 @@
 // whoever wonders why a session does not hold its locks any more (worker/incident_watch).
 //
 // A note for each PGPROC, written by its process alone, in two words without a lock: a reader takes
-// them for good only where the first was the same before and after. The latest note stays.
+// them for good only where the first was the same before and after. The latest note about a
+// transaction stays; that the session itself was told to end is a word of its own.
 #pragma once
 
 #include "core/incident_end.h"
@@ -23,6 +24,7 @@ struct FailureNoteRead {
     bool ends_transaction;
     LocalTransactionId lxid;
     TimestampTz at;
+    bool session_is_terminated; // the process ends, or has ended, because it was told to
 };
 
 /// The latest note of that process, whichever transaction it is about. Never ereports.

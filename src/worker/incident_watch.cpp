@@ -155,9 +155,14 @@ core::RootEvidence gather_evidence(const IncidentWatch& watch, const core::Incid
         bool about_it =
             note.lxid == root.root.lxid &&
             (note.at >= root.seen_before || (note.ends_transaction && evidence.transaction_over));
-        bool end_of_session = note.note == core::FailureNote::terminated && evidence.session_gone;
-        if (about_it || end_of_session)
+        // What it holds beyond its transactions is free a moment before it has gone.
+        bool end_of_session =
+            note.session_is_terminated &&
+            (evidence.session_gone || root.root.lxid == InvalidLocalTransactionId);
+        if (about_it && note.note != core::FailureNote::none)
             evidence.note = note.note;
+        else if (end_of_session)
+            evidence.note = core::FailureNote::terminated;
     }
     read_waiters_notes(state, root, &evidence);
     evidence.holds = still_holds(root, watch.last_waits[root.place], evidence.transaction_over);
