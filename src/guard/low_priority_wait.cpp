@@ -203,10 +203,13 @@ void sleep_a_little(int timeout) {
 
 void check_client() {
     if (whereToSendOutput != DestRemote || MyProcPort == nullptr ||
-        !WaitEventSetCanReportClosed() || pq_check_connection())
+        !WaitEventSetCanReportClosed())
         return;
-    ClientConnectionLost = true;
-    InterruptPending = true;
+    if (!pq_check_connection()) {
+        ClientConnectionLost = true;
+        InterruptPending = true;
+    }
+    // That look resets the latch: what has set it must not wait for the end of the next sleep.
     CHECK_FOR_INTERRUPTS();
 }
 
