@@ -125,6 +125,7 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
     auto body = [&] { return lock_and_run(plan, messages, targets, &progress); };
     auto expected = [this](const ErrorData* error) { return is_worth_another_try(error); };
     const InterruptMarks marks = mark_interrupts();
+    CHECK_FOR_INTERRUPTS();
     forget_wait_limit();
     SubtransactionEnd end = run_in_subtransaction(body, expected);
     result.ended = steady_now();

@@ -186,6 +186,7 @@ bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout, Dead
         return true;
     };
     const InterruptMarks marks = mark_interrupts();
+    CHECK_FOR_INTERRUPTS();
     SubtransactionEnd end = run_in_subtransaction(sleep, is_wait_limit);
     if (!end.kept)
         raise_swallowed_interrupts(marks);
@@ -202,8 +203,7 @@ void sleep_a_little(int timeout) {
 }
 
 void check_client() {
-    if (whereToSendOutput != DestRemote || MyProcPort == nullptr ||
-        !WaitEventSetCanReportClosed())
+    if (whereToSendOutput != DestRemote || MyProcPort == nullptr || !WaitEventSetCanReportClosed())
         return;
     if (!pq_check_connection()) {
         ClientConnectionLost = true;

@@ -51,6 +51,10 @@ bool heeds_decisions;
 volatile sig_atomic_t limit_struck;
 InterruptMarks limit_marks;
 
+// One that has struck since then has been served: its error is on the way, or somebody has caught
+// it.
+volatile sig_atomic_t limit_served;
+
 // The wait that it struck.
 WaitSample struck_sample;
 
@@ -97,6 +101,8 @@ TimestampTz start_of_wait(const PGPROC* proc, TimestampTz now) {
 void strike() {
     if (proc_exit_inprogress)
         return;
+    if (limit_struck != 0 && !QueryCancelPending)
+        limit_served = 1;
     struck_sample = sample;
     limit_struck = 1;
     InterruptPending = true;
@@ -191,8 +197,9 @@ void stop_wait_sampling(WaitSampling sampling) {
 void start_wait_limit(core::Microseconds new_limit, bool heed_decisions) {
     Assert(limit == 0 && new_limit > 0);
     register_timeout();
-    limit_struck = 0;
+    forget_wait_limit();
     limit_marks = mark_interrupts();
+    CHECK_FOR_INTERRUPTS();
     heeds_decisions = heed_decisions && shared_state_available();
     watch_waits(sampled_lock_timeout, new_limit);
 }
@@ -204,7 +211,9 @@ void stop_wait_limit() {
     bool late_lock_timeout = get_timeout_indicator(LOCK_TIMEOUT, true);
     if (!QueryCancelPending || (limit_struck == 0 && !late_lock_timeout))
         return; // nothing struck, or its error is on the way
-    limit_struck = 0;
+    // What is pending will not be served. Before it, the limit may have struck in the same wait:
+    // where this process stood still since then, its time was up once more.
+    limit_struck = limit_served;
     // The cancellation that is pending is ours, and maybe somebody's as well: each notes itself
     // elsewhere before it asks for the cancellation, so that this order loses none.
     QueryCancelPending = false;
@@ -244,6 +253,7 @@ bool is_wait_limit(const ErrorData* error) {
 
 void forget_wait_limit() {
     limit_struck = 0;
+    limit_served = 0;
 }
 
 bool wait_limit_has_struck() {

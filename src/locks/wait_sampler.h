@@ -39,8 +39,8 @@ WaitSampling start_wait_sampling(int lock_timeout);
 void stop_wait_sampling(WaitSampling sampling);
 
 /// From now on each wait for a heavyweight lock ends with an error once it has lasted for `limit`
-/// (µs, more than 0); see is_wait_limit(). Limits don't nest. Raises FATAL as
-/// start_wait_sampling().
+/// (µs, more than 0); see is_wait_limit(). Limits don't nest. Serves what is pending now, and so
+/// may ereport; raises FATAL as start_wait_sampling().
 ///
 /// \param heed_decisions  it ends before that, within 100 ms, where somebody decides for the
 ///                        statement (shmem/wait_decisions)

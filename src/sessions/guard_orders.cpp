@@ -18,6 +18,7 @@ EndWait end_wait;
 
 /// Written by the handler alone, or while nobody obeys.
 volatile sig_atomic_t struck;
+volatile sig_atomic_t served;   // one that has struck: its error is on the way, or was caught
 volatile uint32 cancels_before; // SIGINTs that had come when it struck
 
 /// Whoever had the signal before ours, which calls him.
@@ -87,6 +88,7 @@ void begin_to_obey(uint32 statement, const EndWait& how_to_end_wait) {
     install_handler();
     end_wait = how_to_end_wait;
     struck = 0;
+    served = 0;
     obeying = statement;
 }
 
@@ -95,7 +97,7 @@ void cease_to_obey() {
     if (struck == 0 || !QueryCancelPending)
         return; // not struck, or its error is on the way
     // What others have asked for notes itself elsewhere before it asks for the cancellation.
-    struck = 0;
+    struck = served;
     forget_own_cancel();
     if (cancels_before == cancels_from_others() &&
         !get_timeout_indicator(STATEMENT_TIMEOUT, false) &&
@@ -107,6 +109,8 @@ void strike_statement() {
     // Whoever has asked for it already is to be told so.
     if (obeying == 0 || QueryCancelPending)
         return;
+    if (struck != 0)
+        served = 1;
     cancels_before = cancels_from_others();
     struck = 1;
     note_own_cancel();

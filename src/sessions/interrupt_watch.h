@@ -22,7 +22,9 @@ struct InterruptMarks {
     bool statement_timeout; // it was to come
 };
 
-/// Notes what is in force now. From then on SIGINT is counted in this process. Never ereports.
+/// Notes what is in force now. From then on SIGINT is counted in this process. What has come before
+/// is not told by the marks, and might be pending still: so whoever will swallow something checks
+/// for interrupts after this. Never ereports.
 InterruptMarks mark_interrupts();
 
 /// Has somebody else sent SIGINT since? Never ereports.

@@ -24,8 +24,6 @@ bool is_user_request(const ErrorData* error) {
 
 OwnCancel allow_own_cancel() {
     OwnCancel cancel = {mark_interrupts(), asked != 0};
-    // What came before the marks has not been counted: it must not be pending any more when the cut
-    // is asked for, which would be taken for both.
     CHECK_FOR_INTERRUPTS();
     asked = 0;
     return cancel;

@@ -56,6 +56,60 @@ for my $mode ('low_priority', 'lock_timeout')
 	};
 }
 
+# The sender repeats an order that has not been followed yet, and the process may have stood still until then.
+subtest 'an order that comes once more while the first is followed' => sub {
+	$ddl->do('SET pg_lockguard.ddl_mode = low_priority');
+	my ($ended, $done, @other) = (0, 0);
+	for (1 .. $rounds)
+	{
+		my $pid = $ddl->pid;
+		$ddl->send($brief);
+		$reader->send('SELECT * FROM busy');
+		# The order stays where it is for as long as the statement.
+		until ($ddl->ready)
+		{
+			kill USR2 => $pid for 1 .. 100;
+			usleep(20);
+		}
+		my $error = $ddl->error;
+		if (!defined $error) { $done++ }
+		elsif ($error =~ /$message/) { $ended++ }
+		else { push @other, $error }
+		goes_on('again');
+		defined and push @other, $_ for $reader->error;
+	}
+	is_deeply(\@other, [], 'no other error');
+	is($ended + $done, $rounds, 'each has come to an end');
+	note("$ended ended, $done done");
+	cmp_ok($ended, '>', 0, 'some were in time to be ended');
+};
+
+# Nobody can wait for what it has locked any more, and it waits for the rest outside.
+subtest 'an order to end a wait that comes once more while the first is followed' => sub {
+	my $holder = session($node, 'holder');
+	$holder->do('CREATE FUNCTION reads_other(int) RETURNS int VOLATILE LANGUAGE plpgsql AS $$BEGIN PERFORM FROM other; RETURN $1; END$$');
+	$ddl->do($_) for 'SET pg_lockguard.ddl_max_stall = 0', q{SET pg_lockguard.ddl_lock_timeout = '20ms'};
+	my @errors;
+	for (1 .. $rounds)
+	{
+		my $pid = $ddl->pid;
+		$holder->do('BEGIN; LOCK TABLE other');
+		$ddl->send('ALTER TABLE busy ALTER id TYPE int USING reads_other(id)');
+		await($node, 'it waits inside', q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted AND relation = 'other'::regclass)}, $pid);
+		$reader->send('SELECT * FROM busy');
+		until ($reader->ready)
+		{
+			kill USR2 => $pid for 1 .. 100;
+			usleep(20);
+		}
+		$holder->do('COMMIT');
+		push @errors, grep { defined } $reader->error, $ddl->error;
+	}
+	is_deeply(\@errors, [], 'it is done, when it has all its locks');
+	$ddl->do($_) for 'RESET pg_lockguard.ddl_max_stall', 'RESET pg_lockguard.ddl_lock_timeout';
+	forget_sessions($holder);
+};
+
 subtest 'what the transaction does later' => sub {
 	$ddl->do('SET pg_lockguard.ddl_mode = low_priority');
 	my ($ended, $done, $commits, @other) = (0, 0, 0);

@@ -2,8 +2,8 @@
 # which one of the guard's own timers strikes: statement_timeout, cancel requests. And nothing of
 # the guard's own arrives later, elsewhere.
 #
-# LOCKGUARD_STRESS says how many cancel requests and how many timeouts are aimed at that moment
-# (default 500 each).
+# LOCKGUARD_STRESS says how many cancel requests, timeouts and pauses are aimed at that moment (default
+# 500 each).
 use strict;
 use warnings;
 
@@ -106,6 +106,29 @@ subtest 'the lock is granted while the process stands still' => sub {
 	$ddl->do('RESET pg_lockguard.ddl_lock_timeout');
 	# What struck in that moment would be served now.
 	is($ddl->value('SELECT count(*) FROM generate_series(1, 100000)'), 100000, 'and nothing is left of it');
+};
+
+# The timer that has ended a wait strikes once more before the end of the wait has been dealt with.
+subtest 'the process stands still in the moment in which the guard has ended a wait' => sub {
+	read_and_idle($reader);
+	my @sessions = map { session($node, "paused_$_") } 1 .. 8;
+	for my $session (@sessions)
+	{
+		# A wait each millisecond.
+		$session->do($_) for 'SET pg_lockguard.ddl_notice_interval = 1', 'SET pg_lockguard.ddl_lock_timeout = 1';
+		$session->send(add_column());
+	}
+	await_low_priority(@sessions);
+	for (1 .. 2 * ($ENV{LOCKGUARD_STRESS} || 500))
+	{
+		kill 'STOP', map { $_->pid } @sessions;
+		usleep(2000);
+		kill 'CONT', map { $_->pid } @sessions;
+		usleep(rand 3000);
+	}
+	$reader->do('COMMIT');
+	is_deeply([ map { $_->error } @sessions ], [ (undef) x @sessions ], 'none is cancelled by that');
+	forget_sessions(@sessions);
 };
 
 subtest 'many, aimed at the moment' => sub {
