@@ -16,6 +16,7 @@ extern "C" {
 #include "libpq/pqcomm.h"
 
 #include "libpq/libpq.h"
+#include "storage/latch.h"
 }
 
 namespace lockguard::pg {
@@ -25,13 +26,16 @@ namespace {
 /// The session's own, while ours are in their place.
 const PQcommMethods* session_methods;
 
+/// The connection takes this NOTICE, and more than that.
+bool has_room;
+
 /// Counts as done what is not sent yet: it is flushed with whatever is sent next.
 int flush_what_goes() {
     return session_methods->flush_if_writable();
 }
 
-int put_if_nothing_waits(char type, const char* body, size_t length) {
-    if (session_methods->is_send_pending())
+int put_if_there_is_room(char type, const char* body, size_t length) {
+    if (!has_room)
         return 0;
     // It calls PqCommMethods->putmessage in turn, with room for the whole message.
     const PQcommMethods* ours = PqCommMethods;
@@ -41,9 +45,29 @@ int put_if_nothing_waits(char type, const char* body, size_t length) {
     return 0;
 }
 
+/// Does the kernel call the connection writable? It does as long as a good part of its buffer is
+/// free. Where a client does not read, the rest is for what the server has to say, for which it
+/// waits, maybe with the locks of the statement.
+bool is_writable() {
+    ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_WRITEABLE, nullptr);
+    for (;;) {
+        WaitEvent events[3];
+        const int count = WaitEventSetWait(FeBeWaitSet, 0, events, lengthof(events), 0);
+        uint32 seen = 0;
+        for (int i = 0; i < count; i++)
+            seen |= events[i].events;
+        if ((seen & WL_SOCKET_WRITEABLE) != 0)
+            return true;
+        if ((seen & WL_LATCH_SET) == 0)
+            return false;
+        ResetLatch(MyLatch); // it may hide the socket; send_notice() serves what has set it
+    }
+}
+
 /// Of a session whose client has gone, nothing is pending: what was written is thrown away.
 void send(const ClientNotice& notice) {
     session_methods->flush_if_writable();
+    has_room = FeBeWaitSet != nullptr && !session_methods->is_send_pending() && is_writable();
     // An interrupt could end the session here, with a FATAL that must not be lost.
     HOLD_INTERRUPTS();
     ereport(NOTICE, (errmsg_internal("%s", notice.message),
@@ -62,7 +86,7 @@ void send_notice(const ClientNotice& notice) {
     Assert(session_methods == nullptr);
     PQcommMethods methods = *PqCommMethods;
     methods.flush = flush_what_goes;
-    methods.putmessage = put_if_nothing_waits;
+    methods.putmessage = put_if_there_is_room;
     session_methods = PqCommMethods;
     run_guarded(
         [&notice, &methods] {
