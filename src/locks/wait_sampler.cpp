@@ -104,9 +104,9 @@ void strike() {
     if (limit_struck != 0 && !QueryCancelPending)
         limit_served = 1;
     struck_sample = sample;
-    limit_struck = 1;
     InterruptPending = true;
     QueryCancelPending = true;
+    limit_struck = 1; // last: the handler of another signal may strike in between
     SetLatch(MyLatch);
 }
 
