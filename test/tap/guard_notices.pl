@@ -289,7 +289,7 @@ sub memory_of
 		# the session wakes up each millisecond.
 		$witness->value('SELECT pg_log_backend_memory_contexts(?)', $session->pid) if $i % 100 == 0;
 		usleep(10_000);
-		($size) = slurp_file($node->logfile, $log) =~ /level: 0; TopMemoryContext: (\d+) total/;
+		($size) = slurp_file($node->logfile, $log) =~ /level: [01]; TopMemoryContext: (\d+) total/;
 	}
 	return $size;
 }
