@@ -45,9 +45,9 @@ int put_if_there_is_room(char type, const char* body, size_t length) {
     return 0;
 }
 
-/// Does the kernel call the connection writable? It does as long as a good part of its buffer is
+/// Does the kernel call the connection writable? Linux does as long as a good part of its buffer is
 /// free. Where a client does not read, the rest is for what the server has to say, for which it
-/// waits, maybe with the locks of the statement.
+/// waits, maybe with the locks of the statement. Other systems may leave less.
 bool is_writable() {
     ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_WRITEABLE, nullptr);
     for (;;) {

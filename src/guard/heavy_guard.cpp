@@ -171,7 +171,7 @@ void judge(WatchedRun* run, const HeavyWork& work) {
             warn(*run, work);
         } else {
             run->refused = true;
-            ask_own_cancel();
+            ask_own_cancel(&run->cancel);
         }
     }
     close_name_lookup(names);
@@ -264,7 +264,7 @@ void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
                       {}};
     run.may_refuse = settings.heavy() == DdlHeavy::refuse;
     if (run.may_refuse)
-        run.cancel = allow_own_cancel();
+        allow_own_cancel(&run.cancel);
     run_amending(
         ERRCODE_QUERY_CANCELED,
         [&run, &run_statement, statement] {
@@ -283,7 +283,7 @@ void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
         [&run] {
             run.watch.abandon();
             if (run.may_refuse)
-                forbid_own_cancel(run.cancel);
+                withdraw_own_cancel(&run.cancel);
             if (shown.kind != run.outer.kind || shown.began != run.outer.began)
                 show(run.outer);
         });

@@ -79,8 +79,8 @@ bool sleep_until_end(VirtualTransactionId vxid, core::Microseconds timeout,
 void sleep_a_little(int timeout);
 
 /// Ends this session as a lost connection does (FATAL, 08006) where its client has gone, as
-/// client_connection_check_interval has it. Looks at the socket and reads nothing. Does nothing on
-/// platforms that can't tell.
+/// client_connection_check_interval has it. Looks at the socket and reads nothing. Serves whatever
+/// else is pending, too, and so may ereport. Does nothing on platforms that can't tell.
 void check_client();
 
 /// Lets go of the portal's snapshot while a statement waits, where nobody but the statement itself

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "sessions/cancel_round.h"
+#include "sessions/own_cancel.h"
 #include "shmem/segment.h"
 #include "shmem/wait_decisions.h"
 
 extern "C" {
-#include "storage/latch.h"
+#include "access/parallel.h"
 }
 
 namespace lockguard::pg {
@@ -47,15 +49,10 @@ int64 limit;
 // A limit also strikes where somebody has decided for this statement.
 bool heeds_decisions;
 
-// The limit has struck since start_wait_limit(), which has noted what had been sent by then.
-volatile sig_atomic_t limit_struck;
-InterruptMarks limit_marks;
+// By which the limit ends a wait.
+OwnCancel limit_cancel;
 
-// One that has struck since then has been served: its error is on the way, or somebody has caught
-// it.
-volatile sig_atomic_t limit_served;
-
-// The wait that it struck.
+// That wait, the latest. Written with signals held off.
 WaitSample struck_sample;
 
 // A look while nobody waits costs next to nothing. Below deadlock_timeout (1 s as a rule), because
@@ -97,17 +94,9 @@ TimestampTz start_of_wait(const PGPROC* proc, TimestampTz now) {
     return std::min(start, now);
 }
 
-/// As a cancel request would, but for the signal.
-void strike() {
-    if (proc_exit_inprogress)
-        return;
-    if (limit_struck != 0 && !QueryCancelPending)
-        limit_served = 1;
-    struck_sample = sample;
-    InterruptPending = true;
-    QueryCancelPending = true;
-    limit_struck = 1; // last: the handler of another signal may strike in between
-    SetLatch(MyLatch);
+void strike(const WaitSample& wait) {
+    hold_signals([&wait] { struck_sample = wait; });
+    ask_own_cancel(&limit_cancel);
 }
 
 /// Notes the wait that this process is in. In a signal handler: the lock that MyProc waits for
@@ -138,7 +127,7 @@ void take_sample() {
                 Min(Max(next, get_timeout_finish_time(LOCK_TIMEOUT)), now + sampled_lock_timeout);
         if (limit != 0 &&
             (now >= sample.wait_start + limit || (heeds_decisions && is_decision_posted())))
-            strike();
+            strike(sample);
         else if (limit != 0)
             next = std::min(next, sample.wait_start + limit);
         if (heeds_decisions)
@@ -171,12 +160,6 @@ void register_timeout() {
     sampling_timeout_registered = true;
 }
 
-bool has_message(const ErrorData* error, const char* message) {
-    if (error->message_id != nullptr)
-        return strcmp(error->message_id, message) == 0;
-    return error->message != nullptr && strcmp(error->message, gettext(message)) == 0;
-}
-
 } // namespace
 
 WaitSampling start_wait_sampling(int lock_timeout) {
@@ -197,9 +180,7 @@ void stop_wait_sampling(WaitSampling sampling) {
 void start_wait_limit(core::Microseconds new_limit, bool heed_decisions) {
     Assert(limit == 0 && new_limit > 0);
     register_timeout();
-    forget_wait_limit();
-    limit_marks = mark_interrupts();
-    CHECK_FOR_INTERRUPTS();
+    allow_own_cancel(&limit_cancel);
     heeds_decisions = heed_decisions && shared_state_available();
     watch_waits(sampled_lock_timeout, new_limit);
 }
@@ -208,19 +189,8 @@ void stop_wait_limit() {
     heeds_decisions = false;
     watch_waits(sampled_lock_timeout, 0);
     // A lock timeout that came too late to end its wait would end something else later.
-    bool late_lock_timeout = get_timeout_indicator(LOCK_TIMEOUT, true);
-    if (!QueryCancelPending || (limit_struck == 0 && !late_lock_timeout))
-        return; // nothing struck, or its error is on the way
-    // What is pending will not be served. Before it, the limit may have struck in the same wait:
-    // where this process stood still since then, its time was up once more.
-    limit_struck = limit_served;
-    // The cancellation that is pending is ours, and maybe somebody's as well: each notes itself
-    // elsewhere before it asks for the cancellation, so that this order loses none.
-    QueryCancelPending = false;
-    if (cancel_came(limit_marks) || get_timeout_indicator(STATEMENT_TIMEOUT, false)) {
-        QueryCancelPending = true;
-        InterruptPending = true;
-    }
+    hold_signals(drop_late_lock_timeout);
+    withdraw_own_cancel(&limit_cancel);
 }
 
 void strike_wait(TimestampTz wait_start) {
@@ -232,32 +202,25 @@ void strike_wait(TimestampTz wait_start) {
     if (lock == nullptr || published != static_cast<uint64>(wait_start))
         return;
     note_wait(proc, lock, GetCurrentTimestamp());
-    strike();
+    strike(sample);
 }
 
 void strike_worker_wait() {
-    if (limit == 0 || MyProc == nullptr)
-        return;
-    sample = {};
-    strike();
-}
-
-bool is_cancel_request(const ErrorData* error) {
-    return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-           has_message(error, "canceling statement due to user request");
+    if (limit != 0 && ParallelContextActive())
+        strike({});
 }
 
 bool is_wait_limit(const ErrorData* error) {
-    return limit_struck != 0 && is_cancel_request(error) && !cancel_came(limit_marks);
+    return is_own_cancel(limit_cancel, error);
 }
 
 void forget_wait_limit() {
-    limit_struck = 0;
-    limit_served = 0;
+    Assert(limit == 0);
+    limit_cancel = {};
 }
 
 bool wait_limit_has_struck() {
-    return limit_struck != 0 && !cancel_came(limit_marks);
+    return has_cut(limit_cancel) && !cancel_came(limit_cancel.marks);
 }
 
 AwaitedLock lock_of_limit() {
@@ -281,7 +244,7 @@ bool lock_of_timeout(AwaitedLock* wait) {
 
 bool is_lock_timeout(const ErrorData* error) {
     return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
-           has_message(error, "canceling statement due to lock timeout");
+           has_server_message(error, "canceling statement due to lock timeout");
 }
 
 } // namespace lockguard::pg

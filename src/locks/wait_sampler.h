@@ -42,7 +42,7 @@ void stop_wait_sampling(WaitSampling sampling);
 /// (µs, more than 0); see is_wait_limit(). Limits don't nest. Serves what is pending now, and so
 /// may ereport; raises FATAL as start_wait_sampling().
 ///
-/// \param heed_decisions  it ends before that, within 100 ms, where somebody decides for the
+/// \param heed_decisions  it ends before that, within a second, where somebody decides for the
 ///                        statement (shmem/wait_decisions)
 void start_wait_limit(core::Microseconds limit, bool heed_decisions = false);
 
@@ -60,9 +60,6 @@ void strike_worker_wait();
 /// Ends it. Where the limit has struck, or lock_timeout, and that has ended no wait because the
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.
 void stop_wait_limit();
-
-/// Is this the server's own "canceling statement due to user request"? Never ereports.
-bool is_cancel_request(const ErrorData* error);
 
 /// Is this error the guard's limit, and nothing else? It looks like the server's "canceling
 /// statement due to user request"; where such a request has come since start_wait_limit() as well,

@@ -1,7 +1,6 @@
 #include "preview/preview_run.h"
 
 #include <algorithm>
-#include <csignal>
 
 #include "boundary/bridge.h"
 #include "boundary/clock.h"
@@ -70,12 +69,11 @@ Run* current;
 
 TimeoutId deadline;
 bool deadline_registered;
-volatile sig_atomic_t deadline_struck;
 
 /// In the SIGALRM handler.
 void strike_deadline() {
-    deadline_struck = 1;
-    ask_own_cancel();
+    if (current != nullptr)
+        ask_own_cancel(&current->cancel);
 }
 
 void start_deadline(int milliseconds) {
@@ -83,7 +81,6 @@ void start_deadline(int milliseconds) {
         deadline = RegisterTimeout(USER_TIMEOUT, strike_deadline);
         deadline_registered = true;
     }
-    deadline_struck = 0;
     enable_timeout_after(deadline, milliseconds);
 }
 
@@ -96,7 +93,7 @@ void on_heavy_work(const HeavyWork& work, void* argument) {
         return; // already on the way out
     run->steps->has_work = true;
     run->steps->work = {work.kind, work.relation, nullptr, work.size};
-    ask_own_cancel();
+    ask_own_cancel(&run->cancel);
 }
 
 /// What the query of CREATE TABLE AS or REFRESH writes to. EXECUTE hides it.
@@ -194,7 +191,7 @@ void run_statement(Run* run) {
 void end_run(Run* run) {
     disable_timeout(deadline, false);
     stop_wait_limit();
-    drop_own_cancel(run->cancel);
+    withdraw_own_cancel(&run->cancel);
     ExecutorStart_hook = run->outer_start;
     current = nullptr;
     run->running.leave();
@@ -307,7 +304,7 @@ void conclude(Run* run) {
         steps->unseen = Unseen::behind_heavy_work;
     } else if (wait_limit_has_struck()) {
         add_awaited_lock(run);
-    } else if (deadline_struck != 0 && !run->finished) {
+    } else if (has_cut(run->cancel) && !run->finished) {
         steps->unseen = Unseen::behind_deadline;
     } else if (run->finished) {
         steps->has_work = true;
@@ -328,20 +325,20 @@ bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps
     if (is_known_lock_held(&run))
         return false;
     run.before = find_own_locks();
-    deadline_struck = 0;
     forget_wait_limit();
-    run.cancel = allow_own_cancel();
+    allow_own_cancel(&run.cancel);
     auto body = [&run, max_hold] { return run_inside(&run, max_hold); };
     auto expected = [&run](const ErrorData* error) {
-        return is_own_cancel(run.cancel, error) || wait_limit_has_struck() ||
-               (run.stopped_at_query && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
-                !cancel_came(run.cancel.marks));
+        // After a cut any other error may have come of it: a function has raised its own.
+        return !cancel_came(run.cancel.marks) &&
+               (has_cut(run.cancel) || wait_limit_has_struck() ||
+                (run.stopped_at_query && error->sqlerrcode == ERRCODE_QUERY_CANCELED));
     };
     // The watch outlasts the subtransaction, whose end gives its setting back.
     auto in_subtransaction = [&] { run_in_subtransaction(body, expected); };
     run_guarded(in_subtransaction, [&run] {
         run.watch.abandon();
-        forbid_own_cancel(run.cancel);
+        withdraw_own_cancel(&run.cancel);
     });
     raise_swallowed_interrupts(run.cancel.marks);
     conclude(&run);

@@ -2,11 +2,9 @@
 
 #include <csignal>
 
+#include "sessions/cancel_round.h"
 #include "sessions/interrupt_watch.h"
-
-extern "C" {
-#include "storage/latch.h"
-}
+#include "sessions/own_cancel.h"
 
 namespace lockguard::pg {
 
@@ -16,10 +14,10 @@ namespace {
 volatile uint32 obeying;
 EndWait end_wait;
 
-/// Written by the handler alone, or while nobody obeys.
-volatile sig_atomic_t struck;
-volatile sig_atomic_t served;   // one that has struck: its error is on the way, or was caught
-volatile uint32 cancels_before; // SIGINTs that had come when it struck
+/// The end of that statement. Written by signal handlers, with signals held off, or while nobody
+/// obeys.
+OwnCancel end_of_statement;
+volatile uint32 cancels_before; // SIGINTs that had come when it was asked for
 
 /// Whoever had the signal before ours, which calls him.
 struct sigaction earlier_handler;
@@ -84,43 +82,32 @@ void install_handler() {
 
 void begin_to_obey(uint32 statement, const EndWait& how_to_end_wait) {
     Assert(obeying == 0 && statement != 0);
-    mark_interrupts(); // from now on SIGINT is counted
+    allow_own_cancel(&end_of_statement);
     install_handler();
     end_wait = how_to_end_wait;
-    struck = 0;
-    served = 0;
     obeying = statement;
 }
 
 void cease_to_obey() {
     obeying = 0;
-    if (struck == 0 || !QueryCancelPending)
-        return; // not struck, or its error is on the way
-    // What others have asked for notes itself elsewhere before it asks for the cancellation.
-    struck = served;
-    forget_own_cancel();
-    if (cancels_before == cancels_from_others() &&
-        !get_timeout_indicator(STATEMENT_TIMEOUT, false) &&
-        !get_timeout_indicator(LOCK_TIMEOUT, false))
-        QueryCancelPending = false;
+    if (withdraw_own_cancel(&end_of_statement))
+        forget_own_cancel();
 }
 
 void strike_statement() {
-    // Whoever has asked for it already is to be told so.
-    if (obeying == 0 || QueryCancelPending)
-        return;
-    if (struck != 0)
-        served = 1;
-    cancels_before = cancels_from_others();
-    struck = 1;
-    note_own_cancel();
-    InterruptPending = true;
-    QueryCancelPending = true;
-    SetLatch(MyLatch);
+    hold_signals([] {
+        // Whoever has asked for it already is to be told so.
+        if (obeying == 0 || QueryCancelPending)
+            return;
+        if (!has_cut(end_of_statement)) // the first counts
+            cancels_before = cancels_from_others();
+        note_own_cancel();
+        ask_own_cancel(&end_of_statement);
+    });
 }
 
 bool was_struck() {
-    return struck != 0 && cancels_before == cancels_from_others();
+    return has_cut(end_of_statement) && cancels_before == cancels_from_others();
 }
 
 OrderResult send_guard_order(int procno, const GuardedSession& session, GuardOrder order,

@@ -22,7 +22,8 @@ struct EndWait {
     void (*of_worker)();                 // that of a parallel worker
 };
 
-/// From now on orders for the statement of this number (more than 0) are obeyed.
+/// From now on orders for the statement of this number (more than 0) are obeyed. Serves what is
+/// pending now, and so may ereport: then they are not.
 ///
 /// \param end_wait  obeys GuardOrder::end_wait and end_worker_wait
 void begin_to_obey(uint32 statement, const EndWait& end_wait);

@@ -2,6 +2,8 @@
 
 #include <csignal>
 
+#include "sessions/cancel_round.h"
+
 namespace lockguard::pg {
 
 namespace {
@@ -9,17 +11,25 @@ namespace {
 /// Written by the handler alone.
 volatile uint32 cancels;
 
-/// Written by whoever asks for a cancellation within this process (note_own_cancel()): a handler
-/// that may interrupt the other.
+/// Of those that this process asks for itself; see note_own_cancel(). Written with signals held
+/// off.
 volatile uint32 own_cancels;
 
 /// The server's own, which ours calls.
 struct sigaction server_handler;
 
+/// Has one of the server's timeouts sent that signal? It says so elsewhere before it sends it.
+bool is_of_timeout(const siginfo_t& info) {
+    return info.si_pid == MyProcPid && (get_timeout_indicator(STATEMENT_TIMEOUT, false) ||
+                                        get_timeout_indicator(LOCK_TIMEOUT, false));
+}
+
 void count_and_pass_on(int number, siginfo_t* info, void* context) {
     // First counted, then noted by the server: who finds the note can see the count.
-    if (info->si_pid != MyProcPid)
+    const bool by_timeout = is_of_timeout(*info);
+    if (!by_timeout)
         cancels = cancels + 1;
+    note_sent_request(by_timeout);
     if ((server_handler.sa_flags & SA_SIGINFO) != 0)
         server_handler.sa_sigaction(number, info, context);
     else if (server_handler.sa_handler != SIG_IGN && server_handler.sa_handler != SIG_DFL)
@@ -38,6 +48,9 @@ void watch_sigint() {
         return;
     server_handler = present;
     struct sigaction ours = present; // with its mask, and SA_RESTART
+    // Between its count and the server's note nobody else must ask, or look.
+    sigaddset(&ours.sa_mask, SIGALRM);
+    sigaddset(&ours.sa_mask, SIGUSR2);
     ours.sa_flags |= SA_SIGINFO;
     ours.sa_sigaction = count_and_pass_on;
     sigaction(SIGINT, &ours, nullptr);
@@ -48,6 +61,17 @@ bool statement_timeout_is_to_come() {
 }
 
 } // namespace
+
+bool has_server_message(const ErrorData* error, const char* message) {
+    if (error->message_id != nullptr)
+        return strcmp(error->message_id, message) == 0;
+    return error->message != nullptr && strcmp(error->message, gettext(message)) == 0;
+}
+
+bool is_cancel_request(const ErrorData* error) {
+    return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+           has_server_message(error, "canceling statement due to user request");
+}
 
 InterruptMarks mark_interrupts() {
     watch_sigint();

@@ -3,8 +3,8 @@
 // ProcessInterrupts() serves everything that has struck with one error. Whoever swallows "canceling
 // statement due to lock timeout" swallows with it a statement_timeout that struck in the same
 // instant, and a cancel request; for both of them come as SIGINT, like the lock timeout itself. So
-// the arrival of SIGINT is counted here, apart from those that this process sends to itself (the
-// server's timeouts do), and whether statement_timeout is still to come can be asked.
+// the arrival of SIGINT is counted here, apart from those that the server's timeouts send to the
+// process itself, and whether statement_timeout is still to come can be asked.
 //
 // What can't be told apart: two signals of one number that arrive while the first of them waits to
 // be delivered become one. The signal of the server's own lock timeout is delivered before the
@@ -31,7 +31,8 @@ InterruptMarks mark_interrupts();
 bool cancel_came(const InterruptMarks& marks);
 
 /// Counts a cancellation that the guard asks for (sessions/guard_orders) as one that has come: it
-/// is not to be swallowed either. Never ereports; safe in a signal handler.
+/// is not to be swallowed either. Never ereports. In a signal handler: with signals held off
+/// (sessions/cancel_round).
 void note_own_cancel();
 
 /// The latest of these has ended nothing, and will not: it has not come. Not while there can be
@@ -40,6 +41,13 @@ void forget_own_cancel();
 
 /// SIGINTs from outside, so far, since they are counted.
 uint32 cancels_from_others();
+
+/// Has the error this message of the server's, untranslated? A parallel worker's comes without its
+/// id, in the language of this session. Never ereports.
+bool has_server_message(const ErrorData* error, const char* message);
+
+/// Is this the server's own "canceling statement due to user request"? Never ereports.
+bool is_cancel_request(const ErrorData* error);
 
 /// To be called after an error was swallowed, with the transaction sound again: raises what struck
 /// along with it, by the words and SQLSTATE of the server (57014), and serves whatever else is

@@ -1,68 +1,61 @@
 #include "sessions/own_cancel.h"
 
-#include <csignal>
-
-extern "C" {
-#include "storage/latch.h"
-}
+#include "sessions/cancel_round.h"
 
 namespace lockguard::pg {
 
 namespace {
 
-/// Since the innermost allow_own_cancel(). Written by a signal handler, too.
-volatile sig_atomic_t asked;
-
-bool is_user_request(const ErrorData* error) {
-    const char* const request = "canceling statement due to user request";
-    if (error->message_id != nullptr)
-        return strcmp(error->message_id, request) == 0;
-    return error->message != nullptr && strcmp(error->message, gettext(request)) == 0;
+/// Asked for, and not served yet. Signals are held off.
+bool is_pending(const OwnCancel& cancel) {
+    return cancel.asked != 0 && is_pending_round(cancel.round);
 }
 
 } // namespace
 
-OwnCancel allow_own_cancel() {
-    OwnCancel cancel = {mark_interrupts(), asked != 0};
+void allow_own_cancel(OwnCancel* cancel) {
+    *cancel = {mark_interrupts(), 0, 0, 0};
     CHECK_FOR_INTERRUPTS();
-    asked = 0;
-    return cancel;
 }
 
-void ask_own_cancel() {
+void ask_own_cancel(OwnCancel* cancel) {
     if (proc_exit_inprogress)
         return;
-    asked = 1;
-    InterruptPending = true;
-    QueryCancelPending = true;
-    SetLatch(MyLatch);
+    hold_signals([cancel] {
+        if (is_pending(*cancel))
+            return;
+        if (cancel->asked != 0)
+            cancel->served = 1;
+        cancel->asked = 1;
+        cancel->round = join_cancel_round();
+    });
 }
 
-bool own_cancel_asked() {
-    return asked != 0;
+bool withdraw_own_cancel(OwnCancel* cancel) {
+    if (cancel->asked == 0)
+        return false;
+    bool withdrawn = false;
+    hold_signals([cancel, &withdrawn] {
+        withdrawn = is_pending(*cancel);
+        if (withdrawn)
+            leave_cancel_round();
+        else
+            cancel->served = 1;
+        cancel->asked = 0;
+    });
+    return withdrawn;
+}
+
+bool has_cut(const OwnCancel& cancel) {
+    if (cancel.served != 0 || cancel.asked == 0)
+        return cancel.served != 0;
+    bool pending = false;
+    hold_signals([&cancel, &pending] { pending = is_pending(cancel); });
+    return !pending;
 }
 
 bool is_own_cancel(const OwnCancel& cancel, const ErrorData* error) {
-    return asked != 0 && error->sqlerrcode == ERRCODE_QUERY_CANCELED && is_user_request(error) &&
-           !cancel_came(cancel.marks);
-}
-
-void drop_own_cancel(const OwnCancel& cancel) {
-    if (asked == 0 || !QueryCancelPending)
-        return;
-    // The cancellation that is pending is ours, and maybe somebody's as well: each notes itself
-    // elsewhere before it asks for the cancellation, so that this order loses none.
-    QueryCancelPending = false;
-    if (cancel_came(cancel.marks) || get_timeout_indicator(STATEMENT_TIMEOUT, false) ||
-        get_timeout_indicator(LOCK_TIMEOUT, false)) {
-        QueryCancelPending = true;
-        InterruptPending = true;
-    }
-}
-
-void forbid_own_cancel(const OwnCancel& cancel) {
-    drop_own_cancel(cancel);
-    asked = cancel.outer_asked ? 1 : 0;
+    return has_cut(cancel) && is_cancel_request(error) && !cancel_came(cancel.marks);
 }
 
 } // namespace lockguard::pg

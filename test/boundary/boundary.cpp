@@ -21,6 +21,7 @@ extern "C" {
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
 
@@ -31,6 +32,7 @@ PG_FUNCTION_INFO_V1(boundary_exhaust);
 PG_FUNCTION_INFO_V1(boundary_ereport);
 PG_FUNCTION_INFO_V1(boundary_cancelled_subtransaction);
 PG_FUNCTION_INFO_V1(boundary_fail_while_extending);
+PG_FUNCTION_INFO_V1(boundary_fail_slowly);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -272,6 +274,36 @@ PGDLLEXPORT Datum boundary_fail_while_extending(PG_FUNCTION_ARGS) {
     PG_CATCH();
     {
         LockRelationForExtension(relation, ExclusiveLock);
+        PG_RE_THROW();
+    }
+    PG_END_TRY();
+    PG_RETURN_VOID();
+}
+
+/// boundary_fail_slowly(first regclass, then regclass): waits for a lock, or where there is none to
+/// wait for until it is cancelled. When that fails it takes its time to clean up: waits for the
+/// other lock, or else, shown as wait event Extension, until the statement is cancelled again or 30
+/// s are over. Meanwhile it serves nothing.
+PGDLLEXPORT Datum boundary_fail_slowly(PG_FUNCTION_ARGS) {
+    PG_TRY();
+    {
+        if (!PG_ARGISNULL(0))
+            LockRelationOid(PG_GETARG_OID(0), AccessShareLock);
+        else
+            DirectFunctionCall1(pg_sleep, Float8GetDatum(600));
+    }
+    PG_CATCH();
+    {
+        if (!PG_ARGISNULL(1)) {
+            HOLD_INTERRUPTS();
+            LockRelationOid(PG_GETARG_OID(1), AccessShareLock);
+            RESUME_INTERRUPTS();
+        } else {
+            pgstat_report_wait_start(PG_WAIT_EXTENSION);
+            for (int i = 0; i < 30'000 && !QueryCancelPending; i++)
+                pg_usleep(1000);
+            pgstat_report_wait_end();
+        }
         PG_RE_THROW();
     }
     PG_END_TRY();

@@ -14,7 +14,7 @@ use LockGuard::Stall;
 use List::Util qw(min);
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
+use Time::HiRes qw(time usleep);
 
 my $rounds = $ENV{LOCKGUARD_STRESS} || 150;
 my $floods = min($rounds, 500);
@@ -33,6 +33,20 @@ sub goes_on
 	my $what = shift;
 	return if eval { $ddl->do('SELECT 1'); 1 };
 	fail("$what: the next statement is hit: $@");
+	return;
+}
+
+# Whatever order there is comes hundreds of times, until that session is done.
+sub flood_until_ready
+{
+	my ($pid, $session) = @_;
+	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
+	until ($session->ready)
+	{
+		die $session->name . ' is not done' if time() > $deadline;
+		kill USR2 => $pid for 1 .. 100;
+		usleep(20);
+	}
 	return;
 }
 
@@ -69,11 +83,7 @@ subtest 'an order that comes once more while the first is followed' => sub {
 		$ddl->send($brief);
 		$reader->send('SELECT * FROM busy');
 		# The order stays where it is for as long as the statement.
-		until ($ddl->ready)
-		{
-			kill USR2 => $pid for 1 .. 100;
-			usleep(20);
-		}
+		flood_until_ready($pid, $ddl);
 		my $error = $ddl->error;
 		if (!defined $error) { $done++ }
 		elsif ($error =~ /$message/) { $ended++ }
@@ -100,11 +110,7 @@ subtest 'an order to end a wait that comes once more while the first is followed
 		$ddl->send('ALTER TABLE busy ALTER id TYPE int USING reads_other(id)');
 		await($node, 'it waits inside', q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted AND relation = 'other'::regclass)}, $pid);
 		$reader->send('SELECT * FROM busy');
-		until ($reader->ready)
-		{
-			kill USR2 => $pid for 1 .. 100;
-			usleep(20);
-		}
+		flood_until_ready($pid, $reader);
 		$holder->do('COMMIT');
 		push @errors, grep { defined } $reader->error, $ddl->error;
 	}

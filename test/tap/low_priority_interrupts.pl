@@ -37,6 +37,24 @@ sub pause_until
 	return;
 }
 
+# Stops the processes for 2 ms, and lets them run for up to 3.
+my @stopped;
+sub pause_shortly
+{
+	@stopped = map { $_->pid } @_;
+	kill STOP => @stopped;
+	usleep(2000);
+	kill CONT => @stopped;
+	@stopped = ();
+	usleep(rand 3000);
+	return;
+}
+
+END
+{
+	kill CONT => @stopped; # the server could not be shut down
+}
+
 sub await_sleep
 {
 	my $session = shift;
@@ -121,13 +139,43 @@ subtest 'the process stands still in the moment in which the guard has ended a w
 	await_low_priority(@sessions);
 	for (1 .. 2 * ($ENV{LOCKGUARD_STRESS} || 500))
 	{
-		kill 'STOP', map { $_->pid } @sessions;
-		usleep(2000);
-		kill 'CONT', map { $_->pid } @sessions;
-		usleep(rand 3000);
+		pause_shortly(@sessions);
 	}
 	$reader->do('COMMIT');
 	is_deeply([ map { $_->error } @sessions ], [ (undef) x @sessions ], 'none is cancelled by that');
+	forget_sessions(@sessions);
+};
+
+subtest 'the process stands still, and meanwhile statement_timeout strikes as well' => sub {
+	$node->safe_psql('postgres', "ALTER SYSTEM SET deadlock_timeout = '5ms'; SELECT pg_reload_conf()");
+	read_and_idle($reader);
+	my @sessions = map { session($node, "paused_$_") } 1 .. 8;
+	for my $session (@sessions)
+	{
+		$session->do('SET pg_lockguard.ddl_notice_interval = 1');
+		$session->set_statement_timeout(30);
+	}
+	my ($ended, %told) = (0);
+	my $count = 2 * ($ENV{LOCKGUARD_STRESS} || 500);
+	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default + $count / 20;
+	while ($ended < $count && time() < $deadline)
+	{
+		for my $session (grep { !$_->{sent} } @sessions)
+		{
+			$session->send(add_column());
+		}
+		pause_shortly(@sessions);
+		for my $session (grep { $_->{sent} && $_->ready } @sessions)
+		{
+			my ($message) = ($session->error // 'none') =~ /(canceling .*|none)/;
+			$told{$message}++;
+			$ended++;
+		}
+	}
+	$_->error for grep { $_->{sent} } @sessions;
+	cmp_ok($ended, '>=', $count, 'each statement ends');
+	is_deeply([ keys %told ], ['canceling statement due to statement timeout'], 'each is told of its timeout') or diag(explain(\%told));
+	$reader->do('COMMIT');
 	forget_sessions(@sessions);
 };
 
@@ -141,7 +189,7 @@ subtest 'many, aimed at the moment' => sub {
 		$session->do("SET pg_lockguard.ddl_lock_timeout = '1h'");
 		$session->value('SHOW deadlock_timeout') eq '20ms' or die 'not reloaded';
 	}
-	my ($ended, $lost, %states) = (0, 0);
+	my ($ended, $lost, %states, %told) = (0, 0);
 	my $left = 2 * $count;
 	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default + $count / 20;
 	# The first sleep of a statement ends at deadlock_timeout, 20 ms after its beginning.
@@ -169,7 +217,9 @@ subtest 'many, aimed at the moment' => sub {
 			}
 			elsif (!$session->{cancel_at} && $session->ready)
 			{
-				$session->error;
+				my $expected = defined $session->{cancelled_at} ? 'user request' : 'statement timeout';
+				my $error = $session->error // 'no error';
+				$told{$error}++ if $error !~ /canceling statement due to $expected/;
 				$states{ $session->sqlstate }++;
 				$ended++;
 			}
@@ -186,6 +236,7 @@ subtest 'many, aimed at the moment' => sub {
 	is($lost, 0, 'no cancel request is lost');
 	is($ended, 2 * $count, 'each of them has ended its statement');
 	is_deeply([ keys %states ], ['57014'], 'as a cancelled one');
+	is_deeply(\%told, {}, 'and has been told why');
 	$reader->do('COMMIT');
 };
 

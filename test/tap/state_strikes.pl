@@ -1,0 +1,174 @@
+# The guard ends a wait, a statement or a preview of its session by a cancellation of its own. Something else strikes while
+# the error of that is on its way: each is still told by its own name, and nothing is lost.
+#
+# LOCKGUARD_BOUNDARY names the module built from test/boundary (scripts/test builds it): it has a
+# function that takes its time to fail.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use LockGuard;
+use LockGuard::Stall;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $module = $ENV{LOCKGUARD_BOUNDARY}
+  or die "set LOCKGUARD_BOUNDARY to test/boundary/lockguard_boundary.so\n";
+
+# Who ends a wait is the session itself where nobody watches for it.
+my %node = (
+	'watched' => start_stall_node('strikes', q{pg_lockguard.blocker_action = off}),
+	'by itself' => start_stall_node(
+		'strikes_alone', q{shared_preload_libraries = ''}, q{session_preload_libraries = 'pg_lockguard'}));
+for my $node (values %node)
+{
+	$node->safe_psql(
+		'postgres', qq{
+		CREATE TABLE another ();
+		CREATE FUNCTION boundary_fail_slowly(regclass, regclass) RETURNS void AS '$module' LANGUAGE C;
+		CREATE FUNCTION fails_slowly(int, first regclass DEFAULT 'other', second regclass DEFAULT NULL) RETURNS int VOLATILE
+			LANGUAGE plpgsql AS \$\$BEGIN PERFORM boundary_fail_slowly(first, second); RETURN \$1; END\$\$});
+}
+my (%ddl, %holder, %reader);
+for my $where (keys %node)
+{
+	($ddl{$where}, $holder{$where}, $reader{$where}) = map { session($node{$where}, $_) } qw(ddl holder reader);
+}
+
+# How the wait of the statement for the table that the holder has is ended. With the SIGUSR2 of the watcher it is given
+# up, or the statement is ended, after others have been kept waiting; by itself a session gives up a wait sooner.
+my $give_up = [ q{ddl_lock_timeout = '20ms'}, 'ddl_max_stall = 0' ];
+my $end = [ q{ddl_lock_timeout = '30s'}, "ddl_max_stall = $limit" ];
+my %first = (
+	'the wait is given up' => { settings => $give_up },
+	'the statement is ended' => { settings => $end, error => qr/$message/ },
+	'the statement is ended, in the queue' => { settings => [ 'ddl_mode = lock_timeout', @$end ], error => qr/$message/ });
+
+# What comes then, and the error that tells of it.
+my %second = (
+	'statement_timeout' => { timeout => '1s', error => qr/due to statement timeout/ },
+	'a cancel request' => { cancel => 1, error => qr/due to user request/ },
+	'the statement is ended' => { settings => ["ddl_max_stall = $limit"] });
+
+# Until the error is on its way.
+sub await_error
+{
+	my $session = shift;
+	await($session->node, 'its error is on the way',
+		q{SELECT wait_event = 'Extension' FROM pg_stat_activity WHERE pid = ?}, $session->pid);
+	return;
+}
+
+sub strike_twice
+{
+	my ($where, $first, $second) = @_;
+	my ($ddl, $holder, $reader) = ($ddl{$where}, $holder{$where}, $reader{$where});
+	$holder->do('BEGIN; LOCK TABLE other');
+	$ddl->do("SET pg_lockguard.$_") for @{ $first->{settings} }, @{ $second->{settings} // [] };
+	$ddl->do("SET statement_timeout = '$second->{timeout}'") if $second->{timeout};
+	$ddl->send('ALTER TABLE busy ALTER id TYPE int USING fails_slowly(id)');
+	await_lock($ddl, 'busy');
+	$reader->send('SELECT * FROM busy');
+	if (!$second->{timeout}) # which may come first
+	{
+		await_error($ddl);
+		kill INT => $ddl->pid if $second->{cancel};
+	}
+	if (!$first->{error} && !$second->{error})
+	{
+		# What has been asked for is done with the wait: it has given back what it had, and waits outside.
+		is($reader->error, undef, 'others are let through');
+		$holder->do('COMMIT');
+		is($ddl->error, undef, 'it goes on, and is done when it has all its locks');
+	}
+	else
+	{
+		my $error = $ddl->error;
+		# Of a request by the user he is told in any case; of two others, by either.
+		my @told = $second->{cancel} ? $second->{error} : grep { defined } $first->{error}, $second->{error};
+		ok((grep { $error =~ $_ } @told), 'it is told what has ended it') or diag($error);
+		is($ddl->sqlstate, '57014', 'by its SQLSTATE');
+		is($reader->error, undef, 'others are let through');
+		$holder->do('COMMIT');
+	}
+	$ddl->do('RESET ALL');
+	is($ddl->value('SELECT count(*) FROM generate_series(1, 100000)'), 100000, 'and nothing is left of it');
+	return;
+}
+
+for my $where (sort keys %node)
+{
+	for my $what (sort keys %first)
+	{
+		for my $then (sort keys %second)
+		{
+			subtest "$where: $what, then $then" => sub { strike_twice($where, $first{$what}, $second{$then}) };
+		}
+	}
+}
+
+# A wait for a lock in the course of the error itself, with interrupts held off, is one that the limit ends as well.
+for my $case ([ 'the wait is given up', $give_up, q{'other'}, undef ],
+	[ 'the statement is ended', [ @$give_up, "ddl_max_stall = $limit" ], 'NULL', qr/$message/ ])
+{
+	my ($what, $settings, $waits_for, $error) = @$case;
+	subtest "by itself: $what, then another wait" => sub {
+		my ($ddl, $holder, $reader) = map { $_->{'by itself'} } \%ddl, \%holder, \%reader;
+		$holder->do('BEGIN; LOCK TABLE other, another');
+		$ddl->do("SET pg_lockguard.$_") for @$settings;
+		$ddl->send("ALTER TABLE busy ALTER id TYPE int USING fails_slowly(id, $waits_for, 'another')");
+		await_lock($ddl, 'busy');
+		$reader->send('SELECT * FROM busy');
+		await($ddl->node, 'it has waited for longer than the limit of an attempt', q{
+			SELECT EXISTS (SELECT FROM pg_locks
+				WHERE pid = ? AND relation = 'another'::regclass AND clock_timestamp() - waitstart > '500 ms')}, $ddl->pid);
+		$holder->do('COMMIT');
+		my $told = $ddl->error;
+		defined $error ? like($told, $error, 'it is told') : is($told, undef, 'it goes on');
+		is($reader->error, undef, 'others are let through');
+		$ddl->do('RESET ALL');
+		is($ddl->value('SELECT count(*) FROM generate_series(1, 100000)'), 100000, 'and nothing is left of it');
+	};
+}
+
+subtest 'a preview' => sub {
+	my ($node, $ddl, $holder) = map { $_->{watched} } \%node, \%ddl, \%holder;
+	$node->safe_psql(
+		'postgres', q{
+		CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+		CREATE TABLE small AS SELECT 1 AS id;
+		CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(60); RETURN $1; END$$;
+		CREATE FUNCTION rewrites() RETURNS int VOLATILE LANGUAGE plpgsql AS
+			$$BEGIN ALTER TABLE small ALTER id TYPE int USING slow(id); RETURN 0; END$$});
+	my $preview =
+	  q{SELECT string_agg(x::text, ' ') FROM ddl_preview('CREATE TABLE p1 PARTITION OF parts FOR VALUES FROM (%s) TO (1000)') x};
+	$ddl->do(q{SET pg_lockguard.preview_max_hold = '500ms'});
+	# A watched statement inside of it can be cut for a reason of its own.
+	$ddl->do('SET pg_lockguard.ddl_mode = lock_timeout');
+	for my $heavy ('allow', 'refuse')
+	{
+		$ddl->do("SET pg_lockguard.ddl_heavy = $heavy");
+		like($ddl->value(sprintf $preview, 'rewrites()'), qr/preview_max_hold/,
+			"ddl_heavy = $heavy: its time is over inside of another statement");
+	}
+	$ddl->do('RESET ALL');
+	$holder->do('BEGIN; LOCK TABLE other');
+	$ddl->do(q{SET pg_lockguard.preview_max_hold = '500ms'});
+	like($ddl->value(sprintf $preview, 'fails_slowly(0)'), qr/other/, 'its time is over when it has met a lock');
+	$ddl->do(q{SET pg_lockguard.preview_max_hold = '10s'});
+	$ddl->do(q{SET statement_timeout = '1s'});
+	$ddl->send(sprintf $preview, 'fails_slowly(0)');
+	like($ddl->error, qr/due to statement timeout/, 'statement_timeout when it has met a lock');
+	$ddl->do('RESET statement_timeout');
+	$ddl->send(sprintf $preview, 'fails_slowly(0)');
+	await_error($ddl);
+	kill INT => $ddl->pid;
+	like($ddl->error, qr/due to user request/, 'a cancel request when it has met a lock');
+	$holder->do('COMMIT');
+	$ddl->do('RESET ALL');
+};
+
+ends_well($_) for values %node;
+done_testing();
