@@ -241,6 +241,13 @@ void refuse(ErrorData* error, const WatchedRun& run) {
     error->hint = const_cast<char*>(run.hint);
 }
 
+[[noreturn]] void raise_refusal(const WatchedRun& run) {
+    ereport(ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg_internal("%s", run.message),
+             errdetail_internal("%s", run.detail), errhint("%s", run.hint)));
+    pg_unreachable();
+}
+
 template <class Run>
 void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
     if (shown.kind == core::HeavyKind::none)
@@ -264,7 +271,7 @@ void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
                       {}};
     run.may_refuse = settings.heavy() == DdlHeavy::refuse;
     if (run.may_refuse)
-        allow_own_cancel(&run.cancel);
+        allow_own_cancel(&run.cancel, CancelReason::refusal);
     run_amending(
         ERRCODE_QUERY_CANCELED,
         [&run, &run_statement, statement] {
@@ -272,18 +279,17 @@ void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
             run_statement(run.call);
             // Some function has caught the error, and gone on.
             if (run.refused)
-                ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
-                                errmsg("canceling statement due to user request")));
+                raise_refusal(run);
             run.watch.leave();
         },
         [&run](ErrorData* error) {
-            if (run.refused && is_own_cancel(run.cancel, error))
+            withdraw_own_cancel(&run.cancel);
+            if (is_own_cancel(run.cancel, error))
                 refuse(error, run);
         },
         [&run] {
             run.watch.abandon();
-            if (run.may_refuse)
-                withdraw_own_cancel(&run.cancel);
+            withdraw_own_cancel(&run.cancel);
             if (shown.kind != run.outer.kind || shown.began != run.outer.began)
                 show(run.outer);
         });

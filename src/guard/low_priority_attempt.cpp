@@ -123,8 +123,10 @@ AttemptResult Attempts::attempt(const AttemptPlan& plan) {
 
     Progress progress = {};
     auto body = [&] { return lock_and_run(plan, messages, targets, &progress); };
-    auto expected = [this](const ErrorData* error) { return is_worth_another_try(error); };
     const InterruptMarks marks = mark_interrupts();
+    auto expected = [this, &marks](const ErrorData* error) {
+        return is_worth_another_try(error, marks);
+    };
     CHECK_FOR_INTERRUPTS();
     forget_wait_limit();
     SubtransactionEnd end = run_in_subtransaction(body, expected);
@@ -250,11 +252,16 @@ void Attempts::run_statement(Microseconds patience) const {
     scope.leave();
 }
 
-/// After the limit has struck any other error may have come of it: a function has raised its own.
-bool Attempts::is_worth_another_try(const ErrorData* error) {
+bool Attempts::is_worth_another_try(const ErrorData* error, const InterruptMarks& marks) {
     if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
         return retry_deadlocks_ && ++deadlocks_ <= kMaxDeadlocks;
-    return wait_limit_has_struck() || is_lock_timeout(error);
+    if (is_cancel_request(error))
+        return is_wait_limit(error);
+    if (is_lock_timeout(error))
+        return true;
+    // After the limit has struck any other error may have come of it: a function has raised its
+    // own. Or of a cancel request.
+    return wait_limit_has_struck() && !is_statement_timeout(error) && !cancel_came(marks);
 }
 
 void Attempts::learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,

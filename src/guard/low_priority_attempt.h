@@ -84,7 +84,7 @@ class Attempts {
     bool lock_and_run(const AttemptPlan& plan, uint64 messages, const LockTargets& targets,
                       Progress* progress);
     void run_statement(core::Microseconds patience) const;
-    bool is_worth_another_try(const ErrorData* error);
+    bool is_worth_another_try(const ErrorData* error, const InterruptMarks& marks);
     void learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
                     AttemptResult* result);
     void learn_limited_wait(AttemptResult* result);

@@ -140,7 +140,7 @@ bool waits_are_watched() {
 
 void explain_stall(const GuardedStatement& statement, ErrorData* error) {
     // Of a statement inside another one that is the other's error.
-    if (statement_runs || !was_struck() || !is_cancel_request(error))
+    if (statement_runs || !is_strike_of_statement(error))
         return;
     error->message = pstrdup(core::kStallMessage.data());
     error->message_id = nullptr;

@@ -52,8 +52,10 @@ bool heeds_decisions;
 // By which the limit ends a wait.
 OwnCancel limit_cancel;
 
-// That wait, the latest. Written with signals held off.
+// That wait: the latest that it has struck, and the one before, which has ended. Written with
+// signals held off.
 WaitSample struck_sample;
+WaitSample ended_sample;
 
 // A look while nobody waits costs next to nothing. Below deadlock_timeout (1 s as a rule), because
 // each look wakes the waiter up, and once the deadlock check has run the lock manager writes the
@@ -95,8 +97,12 @@ TimestampTz start_of_wait(const PGPROC* proc, TimestampTz now) {
 }
 
 void strike(const WaitSample& wait) {
-    hold_signals([&wait] { struck_sample = wait; });
-    ask_own_cancel(&limit_cancel);
+    hold_signals([&wait] {
+        if (!ask_own_cancel(&limit_cancel))
+            return;
+        ended_sample = struck_sample;
+        struck_sample = wait;
+    });
 }
 
 /// Notes the wait that this process is in. In a signal handler: the lock that MyProc waits for
@@ -180,17 +186,20 @@ void stop_wait_sampling(WaitSampling sampling) {
 void start_wait_limit(core::Microseconds new_limit, bool heed_decisions) {
     Assert(limit == 0 && new_limit > 0);
     register_timeout();
-    allow_own_cancel(&limit_cancel);
+    allow_own_cancel(&limit_cancel, CancelReason::wait_limit);
     heeds_decisions = heed_decisions && shared_state_available();
     watch_waits(sampled_lock_timeout, new_limit);
 }
 
 void stop_wait_limit() {
+    if (limit == 0)
+        return; // it has not begun
     heeds_decisions = false;
     watch_waits(sampled_lock_timeout, 0);
-    // A lock timeout that came too late to end its wait would end something else later.
-    hold_signals(drop_late_lock_timeout);
-    withdraw_own_cancel(&limit_cancel);
+    // What comes too late to end its wait would end something else later.
+    hold_signals(drop_late_timeouts);
+    if (withdraw_own_cancel(&limit_cancel))
+        struck_sample = ended_sample;
 }
 
 void strike_wait(TimestampTz wait_start) {
@@ -220,7 +229,7 @@ void forget_wait_limit() {
 }
 
 bool wait_limit_has_struck() {
-    return has_cut(limit_cancel) && !cancel_came(limit_cancel.marks);
+    return has_cut(limit_cancel);
 }
 
 AwaitedLock lock_of_limit() {

@@ -61,18 +61,17 @@ void strike_worker_wait();
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.
 void stop_wait_limit();
 
-/// Is this error the guard's limit, and nothing else? It looks like the server's "canceling
-/// statement due to user request"; where such a request has come since start_wait_limit() as well,
-/// it is that. Never ereports.
+/// Is this error, which was on its way when stop_wait_limit() was called, the guard's limit, and
+/// nothing else? It looks like the server's "canceling statement due to user request". Never
+/// ereports.
 bool is_wait_limit(const ErrorData* error);
 
 /// Forgets that the limit has ended a wait. Never ereports.
 void forget_wait_limit();
 
 /// Has the limit ended a wait since forget_wait_limit() or start_wait_limit(), whatever has become
-/// of its error: a function may have caught it, or raised another in its place. False where
-/// somebody else has asked for a cancellation as well. To be asked after stop_wait_limit(). Never
-/// ereports.
+/// of its error: a function may have caught it, or raised another in its place. To be asked after
+/// stop_wait_limit(). Never ereports.
 bool wait_limit_has_struck();
 
 /// The wait that the guard's limit has ended, the latest of them; its lock is not known where that

@@ -10,6 +10,7 @@
 #include "guard/nesting.h"
 #include "locks/own_locks.h"
 #include "locks/wait_sampler.h"
+#include "sessions/interrupt_watch.h"
 #include "sessions/own_cancel.h"
 
 extern "C" {
@@ -70,10 +71,15 @@ Run* current;
 TimeoutId deadline;
 bool deadline_registered;
 
+/// In ms. A function may have caught the error, and gone on.
+constexpr int kRepeat = 100;
+
 /// In the SIGALRM handler.
 void strike_deadline() {
-    if (current != nullptr)
-        ask_own_cancel(&current->cancel);
+    if (current == nullptr)
+        return;
+    ask_own_cancel(&current->cancel);
+    enable_timeout_after(deadline, kRepeat);
 }
 
 void start_deadline(int milliseconds) {
@@ -326,13 +332,17 @@ bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps
         return false;
     run.before = find_own_locks();
     forget_wait_limit();
-    allow_own_cancel(&run.cancel);
+    const InterruptMarks marks = mark_interrupts();
+    allow_own_cancel(&run.cancel, CancelReason::preview);
     auto body = [&run, max_hold] { return run_inside(&run, max_hold); };
-    auto expected = [&run](const ErrorData* error) {
+    auto expected = [&run, &marks](const ErrorData* error) {
+        if (is_cancel_request(error))
+            return is_own_cancel(run.cancel, error) || is_wait_limit(error);
+        if (cancel_came(marks) || is_statement_timeout(error))
+            return false;
         // After a cut any other error may have come of it: a function has raised its own.
-        return !cancel_came(run.cancel.marks) &&
-               (has_cut(run.cancel) || wait_limit_has_struck() ||
-                (run.stopped_at_query && error->sqlerrcode == ERRCODE_QUERY_CANCELED));
+        return has_cut(run.cancel) || wait_limit_has_struck() ||
+               (run.stopped_at_query && error->sqlerrcode == ERRCODE_QUERY_CANCELED);
     };
     // The watch outlasts the subtransaction, whose end gives its setting back.
     auto in_subtransaction = [&] { run_in_subtransaction(body, expected); };
@@ -340,7 +350,7 @@ bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps
         run.watch.abandon();
         withdraw_own_cancel(&run.cancel);
     });
-    raise_swallowed_interrupts(run.cancel.marks);
+    raise_swallowed_interrupts(marks);
     conclude(&run);
     return run.has_begun;
 }

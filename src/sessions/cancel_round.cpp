@@ -8,23 +8,46 @@ namespace lockguard::pg {
 
 namespace {
 
-/// The latest one, which is pending or over.
-struct {
+constexpr int kReasons = static_cast<int>(CancelReason::sent) + 1;
+
+struct Round {
     uint32 number;
-    uint32 own; // this process has asked for that many times
-    bool others;
-} latest;
+    uint16 askers[kReasons];
+    bool timeouts; // of the server's
+    bool dropped;  // nobody was left in it
+};
+
+/// Pending, or over.
+Round latest;
+
+/// The latest that is over, and was not dropped, before that one.
+Round answered;
 
 void begin_unless_pending() {
-    if (!QueryCancelPending)
-        latest = {latest.number + 1, 0, false};
+    if (QueryCancelPending)
+        return;
+    if (!latest.dropped)
+        answered = latest;
+    const uint32 next = latest.number + 1;
+    latest = {};
+    latest.number = next;
+}
+
+/// Below 0 for a timeout's alone.
+int strongest_reason(const Round& round) {
+    int reason = kReasons - 1;
+    while (reason >= 0 && round.askers[reason] == 0)
+        reason--;
+    return reason;
 }
 
 void drop_unless_wanted() {
-    if (QueryCancelPending && latest.own == 0 && !latest.others &&
-        !get_timeout_indicator(STATEMENT_TIMEOUT, false) &&
-        !get_timeout_indicator(LOCK_TIMEOUT, false))
-        QueryCancelPending = false;
+    if (!QueryCancelPending || strongest_reason(latest) >= 0 ||
+        get_timeout_indicator(STATEMENT_TIMEOUT, false) ||
+        get_timeout_indicator(LOCK_TIMEOUT, false))
+        return;
+    QueryCancelPending = false;
+    latest.dropped = true;
 }
 
 } // namespace
@@ -40,13 +63,16 @@ sigset_t cancelling_signals() {
 
 void note_sent_request(bool by_timeout) {
     begin_unless_pending();
-    if (!by_timeout)
-        latest.others = true;
+    if (by_timeout)
+        latest.timeouts = true;
+    else
+        latest.askers[static_cast<int>(CancelReason::sent)] = 1;
 }
 
-uint32 join_cancel_round() {
+uint32 join_cancel_round(CancelReason reason) {
+    Assert(reason != CancelReason::sent);
     begin_unless_pending();
-    latest.own++;
+    latest.askers[static_cast<int>(reason)]++;
     InterruptPending = true;
     QueryCancelPending = true;
     SetLatch(MyLatch);
@@ -57,14 +83,20 @@ bool is_pending_round(uint32 round) {
     return QueryCancelPending && latest.number == round;
 }
 
-void leave_cancel_round() {
-    Assert(QueryCancelPending && latest.own > 0);
-    latest.own--;
+void leave_cancel_round(CancelReason reason) {
+    Assert(QueryCancelPending && latest.askers[static_cast<int>(reason)] > 0);
+    latest.askers[static_cast<int>(reason)]--;
     drop_unless_wanted();
 }
 
-void drop_late_lock_timeout() {
-    if (get_timeout_indicator(LOCK_TIMEOUT, true))
+bool is_latest_answer(uint32 round, CancelReason reason) {
+    const Round& answer = QueryCancelPending || latest.dropped ? answered : latest;
+    return answer.number == round && strongest_reason(answer) == static_cast<int>(reason);
+}
+
+void drop_late_timeouts() {
+    get_timeout_indicator(LOCK_TIMEOUT, true);
+    if (latest.timeouts)
         drop_unless_wanted();
 }
 

@@ -36,9 +36,9 @@ void cease_to_obey();
 /// within this process. Safe in a signal handler.
 void strike_statement();
 
-/// Is an error "canceling statement due to user request" of the latest statement that obeyed ours,
-/// and nobody else's? To be asked after cease_to_obey(). Never ereports.
-bool was_struck();
+/// Is this error, which was on its way when the latest statement that obeyed ceased to, the end
+/// that was asked for, and nobody else's request? Never ereports.
+bool is_strike_of_statement(const ErrorData* error);
 
 // ---- The watcher
 

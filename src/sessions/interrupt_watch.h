@@ -3,8 +3,8 @@
 // ProcessInterrupts() serves everything that has struck with one error. Whoever swallows "canceling
 // statement due to lock timeout" swallows with it a statement_timeout that struck in the same
 // instant, and a cancel request; for both of them come as SIGINT, like the lock timeout itself. So
-// the arrival of SIGINT is counted here, apart from those that the server's timeouts send to the
-// process itself, and whether statement_timeout is still to come can be asked.
+// the arrival of SIGINT is counted here, apart from those that the process sends to itself (the
+// server's timeouts do), and whether statement_timeout is still to come can be asked.
 //
 // What can't be told apart: two signals of one number that arrive while the first of them waits to
 // be delivered become one. The signal of the server's own lock timeout is delivered before the
@@ -18,29 +18,20 @@ namespace lockguard::pg {
 
 /// As of the beginning of what may be swallowed. Plain data.
 struct InterruptMarks {
-    uint32 cancels;         // SIGINTs from outside, so far, and the guard's own
+    uint32 cancels;         // SIGINTs from other processes, so far
     bool statement_timeout; // it was to come
 };
 
-/// Notes what is in force now. From then on SIGINT is counted in this process. What has come before
-/// is not told by the marks, and might be pending still: so whoever will swallow something checks
-/// for interrupts after this. Never ereports.
+/// From then on SIGINT is noted in this process. Never ereports.
+void watch_interrupts();
+
+/// Notes what is in force now, and watches. What has come before is not told by the marks, and
+/// might be pending still: so whoever will swallow something checks for interrupts after this.
+/// Never ereports.
 InterruptMarks mark_interrupts();
 
-/// Has somebody else sent SIGINT since? Never ereports.
+/// Has another process sent SIGINT since, whatever has become of it? Never ereports.
 bool cancel_came(const InterruptMarks& marks);
-
-/// Counts a cancellation that the guard asks for (sessions/guard_orders) as one that has come: it
-/// is not to be swallowed either. Never ereports. In a signal handler: with signals held off
-/// (sessions/cancel_round).
-void note_own_cancel();
-
-/// The latest of these has ended nothing, and will not: it has not come. Not while there can be
-/// another one. Never ereports.
-void forget_own_cancel();
-
-/// SIGINTs from outside, so far, since they are counted.
-uint32 cancels_from_others();
 
 /// Has the error this message of the server's, untranslated? A parallel worker's comes without its
 /// id, in the language of this session. Never ereports.
@@ -48,6 +39,9 @@ bool has_server_message(const ErrorData* error, const char* message);
 
 /// Is this the server's own "canceling statement due to user request"? Never ereports.
 bool is_cancel_request(const ErrorData* error);
+
+/// Is this the server's own "canceling statement due to statement timeout"? Never ereports.
+bool is_statement_timeout(const ErrorData* error);
 
 /// To be called after an error was swallowed, with the transaction sound again: raises what struck
 /// along with it, by the words and SQLSTATE of the server (57014), and serves whatever else is

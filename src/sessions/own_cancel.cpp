@@ -1,6 +1,6 @@
 #include "sessions/own_cancel.h"
 
-#include "sessions/cancel_round.h"
+#include "sessions/interrupt_watch.h"
 
 namespace lockguard::pg {
 
@@ -11,24 +11,33 @@ bool is_pending(const OwnCancel& cancel) {
     return cancel.asked != 0 && is_pending_round(cancel.round);
 }
 
+void note_served(OwnCancel* cancel) {
+    cancel->served = 1;
+    cancel->served_in = cancel->round;
+}
+
 } // namespace
 
-void allow_own_cancel(OwnCancel* cancel) {
-    *cancel = {mark_interrupts(), 0, 0, 0};
+void allow_own_cancel(OwnCancel* cancel, CancelReason reason) {
+    *cancel = {reason, 0, 0, 0, 0, false};
+    watch_interrupts();
     CHECK_FOR_INTERRUPTS();
 }
 
-void ask_own_cancel(OwnCancel* cancel) {
+bool ask_own_cancel(OwnCancel* cancel) {
     if (proc_exit_inprogress)
-        return;
-    hold_signals([cancel] {
-        if (is_pending(*cancel))
+        return false;
+    bool joins = false;
+    hold_signals([cancel, &joins] {
+        joins = !is_pending(*cancel);
+        if (!joins)
             return;
         if (cancel->asked != 0)
-            cancel->served = 1;
+            note_served(cancel);
         cancel->asked = 1;
-        cancel->round = join_cancel_round();
+        cancel->round = join_cancel_round(cancel->reason);
     });
+    return joins;
 }
 
 bool withdraw_own_cancel(OwnCancel* cancel) {
@@ -38,24 +47,22 @@ bool withdraw_own_cancel(OwnCancel* cancel) {
     hold_signals([cancel, &withdrawn] {
         withdrawn = is_pending(*cancel);
         if (withdrawn)
-            leave_cancel_round();
+            leave_cancel_round(cancel->reason);
         else
-            cancel->served = 1;
+            note_served(cancel);
         cancel->asked = 0;
+        cancel->is_answer =
+            cancel->served != 0 && is_latest_answer(cancel->served_in, cancel->reason);
     });
     return withdrawn;
 }
 
 bool has_cut(const OwnCancel& cancel) {
-    if (cancel.served != 0 || cancel.asked == 0)
-        return cancel.served != 0;
-    bool pending = false;
-    hold_signals([&cancel, &pending] { pending = is_pending(cancel); });
-    return !pending;
+    return cancel.served != 0;
 }
 
 bool is_own_cancel(const OwnCancel& cancel, const ErrorData* error) {
-    return has_cut(cancel) && is_cancel_request(error) && !cancel_came(cancel.marks);
+    return cancel.is_answer && is_cancel_request(error);
 }
 
 } // namespace lockguard::pg

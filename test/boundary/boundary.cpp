@@ -5,6 +5,7 @@
 
 #include <sys/resource.h>
 
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <memory_resource>
@@ -33,6 +34,7 @@ PG_FUNCTION_INFO_V1(boundary_ereport);
 PG_FUNCTION_INFO_V1(boundary_cancelled_subtransaction);
 PG_FUNCTION_INFO_V1(boundary_fail_while_extending);
 PG_FUNCTION_INFO_V1(boundary_fail_slowly);
+PG_FUNCTION_INFO_V1(boundary_handle_sigint);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -155,6 +157,15 @@ void cancel_at(SubXactEvent event, SubTransactionId /*id*/, SubTransactionId /*p
     // As the handler of the signal.
     InterruptPending = 1;
     QueryCancelPending = 1;
+}
+
+/// Cancel requests that the handler of boundary_handle_sigint() has seen, and whom it calls.
+volatile sig_atomic_t sigints = 0;
+struct sigaction server_sigint;
+
+void on_sigint(int number) {
+    sigints = sigints + 1;
+    server_sigint.sa_handler(number);
 }
 
 rlim_t address_space_in_use() {
@@ -308,6 +319,18 @@ PGDLLEXPORT Datum boundary_fail_slowly(PG_FUNCTION_ARGS) {
     }
     PG_END_TRY();
     PG_RETURN_VOID();
+}
+
+/// boundary_handle_sigint() -> int: puts a handler before whoever handles SIGINT, and calls him
+/// with the number of the signal alone, whatever he may want, as PostGIS does. Returns how many it
+/// has seen.
+PGDLLEXPORT Datum boundary_handle_sigint(PG_FUNCTION_ARGS) {
+    struct sigaction ours = {};
+    ours.sa_handler = on_sigint;
+    ours.sa_flags = SA_RESTART;
+    if (server_sigint.sa_handler == nullptr)
+        sigaction(SIGINT, &ours, &server_sigint);
+    PG_RETURN_INT32(sigints);
 }
 
 /// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is

@@ -10,6 +10,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use LockGuard;
+use LockGuard::LowPriority;
 use LockGuard::Stall;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -27,6 +28,7 @@ for my $node (values %node)
 	$node->safe_psql(
 		'postgres', qq{
 		CREATE TABLE another ();
+		CREATE FUNCTION boundary_handle_sigint() RETURNS int AS '$module' LANGUAGE C;
 		CREATE FUNCTION boundary_fail_slowly(regclass, regclass) RETURNS void AS '$module' LANGUAGE C;
 		CREATE FUNCTION fails_slowly(int, first regclass DEFAULT 'other', second regclass DEFAULT NULL) RETURNS int VOLATILE
 			LANGUAGE plpgsql AS \$\$BEGIN PERFORM boundary_fail_slowly(first, second); RETURN \$1; END\$\$});
@@ -86,8 +88,8 @@ sub strike_twice
 	else
 	{
 		my $error = $ddl->error;
-		# Of a request by the user he is told in any case; of two others, by either.
-		my @told = $second->{cancel} ? $second->{error} : grep { defined } $first->{error}, $second->{error};
+		# A timeout may come first.
+		my @told = grep { defined } $first->{error} // $second->{error}, $second->{timeout} ? $second->{error} : undef;
 		ok((grep { $error =~ $_ } @told), 'it is told what has ended it') or diag($error);
 		is($ddl->sqlstate, '57014', 'by its SQLSTATE');
 		is($reader->error, undef, 'others are let through');
@@ -133,8 +135,95 @@ for my $case ([ 'the wait is given up', $give_up, q{'other'}, undef ],
 	};
 }
 
+$_->safe_psql(
+	'postgres', q{
+	-- Runs the statement, and goes on where it is cancelled.
+	CREATE FUNCTION catches(statement text) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN
+		EXECUTE statement;
+		RETURN 'done';
+	EXCEPTION WHEN query_canceled THEN
+		RETURN sqlerrm;
+	END $$;
+	CREATE FUNCTION sleeps(int, name text) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM set_config('application_name', name, true), pg_sleep(60); RETURN $1; END$$}) for values %node;
+
+sub await_name
+{
+	my ($session, $name) = @_;
+	await($session->node, "it is $name", 'SELECT application_name = ? FROM pg_stat_activity WHERE pid = ?', $name, $session->pid);
+	return;
+}
+
+for my $mode ('low_priority', 'lock_timeout')
+{
+	subtest "$mode: an end that a function has caught, a cancel request that it has caught, and an end" => sub {
+		my ($ddl, $reader) = map { $_->{'by itself'} } \%ddl, \%reader;
+		$ddl->do("SET pg_lockguard.$_") for @$end, "ddl_mode = $mode";
+		$ddl->do(q{CREATE OR REPLACE FUNCTION thrice(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+			$$BEGIN PERFORM catches($s$SELECT sleeps(1, 'first')$s$), catches($s$SELECT sleeps(1, 'second')$s$), sleeps(1, 'third'); RETURN $1; END$$});
+		$ddl->send('ALTER TABLE busy ALTER id TYPE int USING thrice(id)');
+		await_lock($ddl, 'busy');
+		$reader->send('SELECT * FROM busy');
+		await_name($ddl, 'second');
+		kill INT => $ddl->pid;
+		like($ddl->error, qr/$message/, 'it is told what has ended it at last');
+		is($reader->error, undef, 'others are let through');
+		$ddl->do('RESET ALL');
+	};
+}
+
+# What has ended a wait is told apart from what was served before. A cancel request of the user's that a function has caught
+# is not lost with an attempt that is rolled back; the statement's own would come again.
+for my $case ([ 'its own cancel request', 'SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)', 0, undef ],
+	[ 'a cancel request', q{SELECT sleeps(1, 'caught')}, 1, qr/due to user request/ ])
+{
+	my ($what, $statement, $cancel, $error) = @$case;
+	for my $where (sort keys %node)
+	{
+		subtest "$where: $what that a function has caught, then the wait is given up" => sub {
+			my ($ddl, $holder, $reader) = map { $_->{$where} } \%ddl, \%holder, \%reader;
+			$ddl->do("SET pg_lockguard.$_") for @$give_up;
+			$ddl->do(q{CREATE OR REPLACE FUNCTION waits(int, statement text) RETURNS int VOLATILE LANGUAGE plpgsql AS
+				$$BEGIN PERFORM catches(statement); PERFORM FROM other; RETURN $1; END$$});
+			$holder->do('BEGIN; LOCK TABLE other');
+			$ddl->send("ALTER TABLE busy ALTER id TYPE int USING waits(id, \$\$$statement\$\$)");
+			if ($cancel)
+			{
+				await_name($ddl, 'caught');
+				kill INT => $ddl->pid;
+			}
+			await_lock($ddl, 'busy');
+			$reader->send('SELECT * FROM busy');
+			is($reader->error, undef, 'others are let through');
+			$holder->do('COMMIT') unless $cancel;
+			my $told = $ddl->error;
+			$cancel ? like($told, $error, 'it is told of the request') : is($told, undef, 'it goes on');
+			$holder->do('COMMIT') if $cancel;
+			$ddl->do('RESET ALL');
+		};
+	}
+}
+
+# Another extension, loaded later, handles the signal before ours.
+subtest 'somebody else handles cancel requests as well' => sub {
+	my ($ddl, $holder) = map { $_->{watched} } \%ddl, \%holder;
+	my $seen = $ddl->value('SELECT boundary_handle_sigint()');
+	read_and_idle($holder, 'busy');
+	for my $statement ('SELECT pg_sleep(60)', 'ALTER TABLE busy ADD COLUMN c int', 'SELECT pg_sleep(60)',
+		'ALTER TABLE busy ADD COLUMN c int')
+	{
+		$ddl->send($statement);
+		await($ddl->node, 'it waits', 'SELECT wait_event IS NOT NULL AND query = ? FROM pg_stat_activity WHERE pid = ?', $statement, $ddl->pid);
+		kill INT => $ddl->pid;
+		like($ddl->error, qr/due to user request/, "$statement: it is cancelled");
+		is($ddl->value('SELECT boundary_handle_sigint()'), ++$seen, 'and the other one was called, once');
+	}
+	$holder->do('COMMIT');
+};
+
 subtest 'a preview' => sub {
-	my ($node, $ddl, $holder) = map { $_->{watched} } \%node, \%ddl, \%holder;
+	my ($node, $ddl, $holder, $reader) = map { $_->{'by itself'} } \%node, \%ddl, \%holder, \%reader;
 	$node->safe_psql(
 		'postgres', q{
 		CREATE TABLE parts (id int) PARTITION BY RANGE (id);
@@ -147,12 +236,8 @@ subtest 'a preview' => sub {
 	$ddl->do(q{SET pg_lockguard.preview_max_hold = '500ms'});
 	# A watched statement inside of it can be cut for a reason of its own.
 	$ddl->do('SET pg_lockguard.ddl_mode = lock_timeout');
-	for my $heavy ('allow', 'refuse')
-	{
-		$ddl->do("SET pg_lockguard.ddl_heavy = $heavy");
-		like($ddl->value(sprintf $preview, 'rewrites()'), qr/preview_max_hold/,
-			"ddl_heavy = $heavy: its time is over inside of another statement");
-	}
+	$ddl->do('SET pg_lockguard.ddl_heavy = refuse');
+	like($ddl->value(sprintf $preview, 'rewrites()'), qr/preview_max_hold/, 'its time is over inside of another statement');
 	$ddl->do('RESET ALL');
 	$holder->do('BEGIN; LOCK TABLE other');
 	$ddl->do(q{SET pg_lockguard.preview_max_hold = '500ms'});
@@ -167,6 +252,38 @@ subtest 'a preview' => sub {
 	kill INT => $ddl->pid;
 	like($ddl->error, qr/due to user request/, 'a cancel request when it has met a lock');
 	$holder->do('COMMIT');
+
+	$holder->do('BEGIN; LOCK TABLE other, another');
+	$ddl->send(sprintf "CREATE TABLE result AS $preview", q{fails_slowly(0, ''other'', ''another'')});
+	await($node, 'it has met another lock', q{
+		SELECT EXISTS (SELECT FROM pg_locks
+			WHERE pid = ? AND relation = 'another'::regclass AND clock_timestamp() - waitstart > '500 ms')}, $ddl->pid);
+	$holder->do('COMMIT');
+	is($ddl->error, undef, 'it has met a lock, and another in the course of that error');
+	like($ddl->value('SELECT string_agg FROM result'), qr/public\.other,[^)]*A lock is not free/, 'it tells of the first');
+	$ddl->do('DROP TABLE result');
+
+	$ddl->do(q{SET pg_lockguard.preview_max_hold = '500ms'});
+	$ddl->do(q{CREATE FUNCTION catches_twice() RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM catches('SELECT pg_sleep(60)'), pg_sleep(60); RETURN 0; END$$});
+	like($ddl->value(sprintf $preview, 'catches_twice()'), qr/preview_max_hold/, 'its time is over, also where a function has caught that');
+
+	# A statement inside of it that keeps others waiting.
+	$ddl->do("SET pg_lockguard.$_") for @$end, 'ddl_mode = lock_timeout', 'ddl_heavy = refuse';
+	$ddl->do(q{CREATE FUNCTION catches_end(seconds int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM catches('ALTER TABLE busy ALTER id TYPE int USING slow(id)'), pg_sleep(seconds); RETURN 0; END$$});
+	for my $case ([ 0, '30s', qr/parts/ ], [ 60, '3s', qr/preview_max_hold/ ])
+	{
+		my ($seconds, $max_hold, $expected) = @$case;
+		$ddl->do("SET pg_lockguard.preview_max_hold = '$max_hold'");
+		$ddl->send(sprintf "CREATE TABLE result AS $preview", "catches_end($seconds)");
+		await_lock($ddl, 'busy');
+		$reader->send('SELECT * FROM busy');
+		is($ddl->error, undef, "a function has caught the end of a statement inside of it, and goes on for $seconds s");
+		is($reader->error, undef, 'others are let through');
+		like($ddl->value('SELECT string_agg FROM result'), $expected, 'it says what it has seen');
+		$ddl->do('DROP TABLE result');
+	}
 	$ddl->do('RESET ALL');
 };
 
