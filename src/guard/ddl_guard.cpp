@@ -8,6 +8,7 @@
 #include "guard/low_priority_run.h"
 #include "guard/nesting.h"
 #include "guard/stall_limit.h"
+#include "sessions/interrupt_watch.h"
 #include "sessions/shared_snapshots.h"
 #include "shmem/counters.h"
 #include "shmem/imported_snapshots.h"
@@ -133,6 +134,8 @@ void run_candidate(const pg::UtilityCall& call) {
     pg::DdlMode mode = mode_for(call, tag);
     if (mode != pg::DdlMode::off && pg::nesting() == pg::Nesting::none)
         pg::count(pg::Counter::statements);
+    if (mode != pg::DdlMode::off && call.context == PROCESS_UTILITY_TOPLEVEL)
+        pg::renew_interrupt_watch();
     switch (mode) {
     case pg::DdlMode::off:
         pg::run(call);

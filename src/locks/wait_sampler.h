@@ -61,9 +61,9 @@ void strike_worker_wait();
 /// lock was granted in the same moment, it never will. Never ereports: for error paths too.
 void stop_wait_limit();
 
-/// Is this error, which was on its way when stop_wait_limit() was called, the guard's limit, and
-/// nothing else? It looks like the server's "canceling statement due to user request". Never
-/// ereports.
+/// Is this error the guard's limit, and nothing else? It looks like the server's "canceling
+/// statement due to user request". To be asked after stop_wait_limit(), and before any check for
+/// interrupts after the error was raised. Never ereports.
 bool is_wait_limit(const ErrorData* error);
 
 /// Forgets that the limit has ended a wait. Never ereports.

@@ -38,8 +38,7 @@ void hold_signals(Body&& body) {
     sigprocmask(SIG_SETMASK, &before, nullptr);
 }
 
-// The rest is to be called with these signals held off, or in the handler of SIGINT, which holds
-// them off. Nothing here ereports.
+// The rest is to be called with these signals held off. Nothing here ereports.
 
 /// A request has come by a signal, and is about to be noted by the server.
 ///

@@ -41,17 +41,21 @@ bool serve_order() {
 
 void obey(int number, siginfo_t* info, void* context);
 
-SignalChain sigusr2_chain = {SIGUSR2, obey, {}, 0, 0, nullptr, nullptr};
+SignalChain sigusr2_chain = {SIGUSR2, obey, {}, 0, false, 0};
 
 /// Others are called as well. But a walsender takes the signal for the postmaster's word that the
 /// server shuts down, and ends its connection at the next error: what the watcher sends is not
 /// that.
-void obey(int number, siginfo_t* info, void* context) {
-    handle_signal(&sigusr2_chain, number, info, context, [](pid_t sender) {
-        const bool is_order = serve_order();
-        return MyBackendType != B_WAL_SENDER || sender == PostmasterPid ||
-               (sender == 0 && !is_order);
+void obey(int /*number*/, siginfo_t* info, void* context) {
+    const int saved_errno = errno;
+    hold_signals([info, context] {
+        handle_signal(&sigusr2_chain, info, context, [](pid_t sender) {
+            const bool is_order = serve_order();
+            return MyBackendType != B_WAL_SENDER || sender == PostmasterPid ||
+                   (sender == 0 && !is_order);
+        });
     });
+    errno = saved_errno;
 }
 
 } // namespace
@@ -59,9 +63,7 @@ void obey(int number, siginfo_t* info, void* context) {
 void begin_to_obey(uint32 statement, const EndWait& how_to_end_wait) {
     Assert(obeying == 0 && statement != 0);
     allow_own_cancel(&end_of_statement, CancelReason::order);
-    // What the handler does must not be interrupted by the timers of this process, which do the
-    // same things.
-    enter_signal_chain(&sigusr2_chain, cancelling_signals());
+    lead_signal_chain(&sigusr2_chain); // no language is known to use it
     end_wait = how_to_end_wait;
     obeying = statement;
 }

@@ -36,8 +36,8 @@ void cease_to_obey();
 /// within this process. Safe in a signal handler.
 void strike_statement();
 
-/// Is this error, which was on its way when the latest statement that obeyed ceased to, the end
-/// that was asked for, and nobody else's request? Never ereports.
+/// Is this error the end that was asked for, of the latest statement that obeyed, and nobody else's
+/// request? To be asked before any check for interrupts after it was raised. Never ereports.
 bool is_strike_of_statement(const ErrorData* error);
 
 // ---- The watcher

@@ -5,6 +5,10 @@
 #include "sessions/cancel_round.h"
 #include "sessions/signal_chain.h"
 
+extern "C" {
+#include "storage/latch.h"
+}
+
 namespace lockguard::pg {
 
 namespace {
@@ -19,19 +23,40 @@ bool has_timeout_struck() {
 
 void note_sigint(int number, siginfo_t* info, void* context);
 
-SignalChain sigint_chain = {SIGINT, note_sigint, {}, 0, 0, nullptr, nullptr};
+SignalChain sigint_chain = {SIGINT, note_sigint, {}, 0, false, 0};
+
+/// Does the process serve cancel requests as the server's sessions do?
+bool is_session() {
+    return MyBackendType == B_BACKEND || MyBackendType == B_WAL_SENDER;
+}
+
+/// What the server's handler does. One of the others may not have called it: PostgreSQL 17 keeps
+/// one handler for each signal, which is then his, and behind which there is ours.
+void note_for_server() {
+    if (QueryCancelPending || proc_exit_inprogress || !is_session())
+        return;
+    InterruptPending = true;
+    QueryCancelPending = true;
+    SetLatch(MyLatch);
+}
 
 /// First noted, then passed on to the server: who finds its note can see ours.
-void note_sigint(int number, siginfo_t* info, void* context) {
-    handle_signal(&sigint_chain, number, info, context, [](pid_t sender) {
-        // One of the server's timeouts says so elsewhere before it sends the signal to its process.
-        const bool by_timeout = (sender == MyProcPid || sender == 0) && has_timeout_struck();
-        // A statement that cancels itself does so again when it is tried again.
-        if (!by_timeout && sender != MyProcPid)
-            cancels = cancels + 1;
-        note_sent_request(by_timeout);
-        return true;
+void note_sigint(int /*number*/, siginfo_t* info, void* context) {
+    const int saved_errno = errno;
+    hold_signals([info, context] {
+        handle_signal(&sigint_chain, info, context, [](pid_t sender) {
+            // One of the server's timeouts says so elsewhere before it sends the signal to its
+            // process.
+            const bool by_timeout = (sender == MyProcPid || sender == 0) && has_timeout_struck();
+            // A statement that cancels itself does so again when it is tried again.
+            if (!by_timeout && sender != MyProcPid)
+                cancels = cancels + 1;
+            note_sent_request(by_timeout);
+            return true;
+        });
+        note_for_server();
     });
+    errno = saved_errno;
 }
 
 bool statement_timeout_is_to_come() {
@@ -57,9 +82,13 @@ bool is_statement_timeout(const ErrorData* error) {
 }
 
 void watch_interrupts() {
-    // The server always has a handler here; anything else is somebody's who wants it so.
+    if (is_signal_handled(SIGINT)) // else somebody wants it so
+        enter_signal_chain(&sigint_chain);
+}
+
+void renew_interrupt_watch() {
     if (is_signal_handled(SIGINT))
-        enter_signal_chain(&sigint_chain, cancelling_signals());
+        lead_signal_chain(&sigint_chain);
 }
 
 InterruptMarks mark_interrupts() {

@@ -25,6 +25,11 @@ struct InterruptMarks {
 /// From then on SIGINT is noted in this process. Never ereports.
 void watch_interrupts();
 
+/// Likewise, and with whom it is from, also where others have come to handle it meanwhile
+/// (sessions/signal_chain). For the client's own statements: not while a function of some language
+/// may run. Never ereports.
+void renew_interrupt_watch();
+
 /// Notes what is in force now, and watches. What has come before is not told by the marks, and
 /// might be pending still: so whoever will swallow something checks for interrupts after this.
 /// Never ereports.

@@ -19,7 +19,7 @@ void note_served(OwnCancel* cancel) {
 } // namespace
 
 void allow_own_cancel(OwnCancel* cancel, CancelReason reason) {
-    *cancel = {reason, 0, 0, 0, 0, false};
+    *cancel = {reason, 0, 0, 0, 0};
     watch_interrupts();
     CHECK_FOR_INTERRUPTS();
 }
@@ -51,8 +51,6 @@ bool withdraw_own_cancel(OwnCancel* cancel) {
         else
             note_served(cancel);
         cancel->asked = 0;
-        cancel->is_answer =
-            cancel->served != 0 && is_latest_answer(cancel->served_in, cancel->reason);
     });
     return withdrawn;
 }
@@ -62,7 +60,12 @@ bool has_cut(const OwnCancel& cancel) {
 }
 
 bool is_own_cancel(const OwnCancel& cancel, const ErrorData* error) {
-    return cancel.is_answer && is_cancel_request(error);
+    if (!has_cut(cancel) || !is_cancel_request(error))
+        return false;
+    bool is_own = false;
+    hold_signals(
+        [&cancel, &is_own] { is_own = is_latest_answer(cancel.served_in, cancel.reason); });
+    return is_own;
 }
 
 } // namespace lockguard::pg

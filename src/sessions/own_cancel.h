@@ -20,20 +20,18 @@ struct OwnCancel {
     volatile uint32 round;        // the latest
     volatile sig_atomic_t served; // in `served_in`, the latest in which it was
     volatile uint32 served_in;
-    bool is_answer; // the error that was on the way when it was withdrawn
 };
 
 /// From now on the statement may be cut short. Serves what is pending now, and so may ereport.
 void allow_own_cancel(OwnCancel* cancel, CancelReason reason);
 
-/// Cuts it. Returns false where that has been asked for, and not been served yet. May be called by
-/// a signal handler; never ereports.
+/// Cuts it. Returns false where that has been asked for and not been served yet, and while the
+/// process exits. May be called by a signal handler; never ereports.
 bool ask_own_cancel(OwnCancel* cancel);
 
 /// What has been asked for and was not served never will be; a cancel request or a timeout that
-/// came with it still will. For the end of the statement that may be cut, where an error on its way
-/// from there is first caught. Returns whether there was such a thing. Never ereports: for error
-/// paths too.
+/// came with it still will. For the end of the statement that may be cut. Returns whether there was
+/// such a thing. Never ereports: for error paths too.
 bool withdraw_own_cancel(OwnCancel* cancel);
 
 // To be asked when it is withdrawn. They never ereport.
@@ -42,8 +40,9 @@ bool withdraw_own_cancel(OwnCancel* cancel);
 /// have caught it, or raised another in its place.
 bool has_cut(const OwnCancel& cancel);
 
-/// Is this error, which was on its way then, that cut, and nothing else? False where somebody with
-/// a stronger reason has asked together with it.
+/// Is this error that cut, and nothing else? It is to be the latest that was raised by a check for
+/// interrupts: so it is to be asked before any other. False where somebody with a stronger reason
+/// has asked together with it.
 bool is_own_cancel(const OwnCancel& cancel, const ErrorData* error);
 
 } // namespace lockguard::pg

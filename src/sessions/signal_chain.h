@@ -1,7 +1,9 @@
-// A handler of ours before those of others for the same signal. They may come later, and put
-// themselves before ours: PostGIS does, when it is loaded, and calls ours from its own, without
-// what the kernel says of the signal. So ours goes to the front again, may find itself called by
-// whom it calls, and takes the kernel's word only where the kernel has called it.
+// A handler of ours before those of others for the same signal. They may come later, and put theirs
+// before ours: PostGIS does, when it is loaded, and calls ours from its own, with the number of the
+// signal alone. A language may do so while a function of its runs, and restore what was there. So
+// ours goes to the front again where nobody can be there for a while only; it takes the kernel's
+// word only where the kernel has called it, and calls each of the others once itself, so that it
+// need not know whom they call.
 #pragma once
 
 #include <csignal>
@@ -10,49 +12,51 @@
 
 namespace lockguard::pg {
 
-/// One for each signal, for the life of the process. Changed outside of the handler alone, but for
-/// what the handler notes while it runs.
+/// One for each signal, for the life of the process. Changed outside of handlers, with the signals
+/// held off (sessions/cancel_round); but for `runs`.
 struct SignalChain {
     using Handler = void (*)(int number, siginfo_t* info, void* context);
 
-    static constexpr int kMaxFound = 8;
+    static constexpr int kMaxOthers = 8;
 
     int number;      // of the signal
     Handler handler; // ours
 
-    struct sigaction found[kMaxFound]; // before which it was put, one after the other
-    int found_count;
+    struct sigaction others[kMaxOthers]; // before whom it was put, one after the other
+    int other_count;
+    bool for_a_while; // the one of them may be there for a while only
 
-    volatile sig_atomic_t calls; // of ours that have not returned
-    siginfo_t* volatile info;    // what the kernel has said, while it runs
-    void* volatile context;      // likewise
+    volatile sig_atomic_t runs; // it does
 };
 
-/// Puts ours to the front, where it is not. It holds off the signals of `held` as well.
-void enter_signal_chain(SignalChain* chain, const sigset_t& held);
+/// Puts ours to the front where it has never been. May be called anywhere.
+void enter_signal_chain(SignalChain* chain);
 
-/// Is somebody there to whom the signal means something? Asked before ours is put there.
+/// Puts ours to the front. Not while a function of some language may run.
+void lead_signal_chain(SignalChain* chain);
+
+/// Has anybody a handler for it? Neither that it is ignored nor that it ends the process is one.
 bool is_signal_handled(int number);
 
 namespace detail {
-/// Begins a call. Returns whether it is the first of this signal.
-bool begin_signal(SignalChain* chain, int number, siginfo_t* info, void* context,
-                  siginfo_t* unknown);
-/// Ends it.
-void end_signal(SignalChain* chain, int number, bool pass_on);
+/// As long as it runs, other calls are of one of those whom it calls. False for those.
+bool begin_signal(SignalChain* chain);
+/// Whom the signal is from; 0 where that is unknown.
+pid_t sender_of(const SignalChain& chain, const siginfo_t* info);
+void call_others(const SignalChain& chain, siginfo_t* info, void* context);
+void end_signal(SignalChain* chain);
 } // namespace detail
 
-/// What ours does, with the arguments that it has got: serve(pid) once for each signal, with whom
-/// it is from, 0 where that is unknown; and calls whoever is next where that returns true.
+/// What ours does, with the arguments that it has got, and with signals held off: serve(pid) once
+/// for each signal, with whom it is from, 0 where that is unknown; and calls the others where that
+/// returns true.
 template <class Serve>
-void handle_signal(SignalChain* chain, int number, siginfo_t* info, void* context, Serve&& serve) {
-    const int saved_errno = errno;
-    siginfo_t unknown;
-    bool pass_on = true;
-    if (detail::begin_signal(chain, number, info, context, &unknown))
-        pass_on = serve(chain->info->si_pid);
-    detail::end_signal(chain, number, pass_on);
-    errno = saved_errno;
+void handle_signal(SignalChain* chain, siginfo_t* info, void* context, Serve&& serve) {
+    if (!detail::begin_signal(chain))
+        return;
+    if (serve(detail::sender_of(*chain, info)))
+        detail::call_others(*chain, info, context);
+    detail::end_signal(chain);
 }
 
 } // namespace lockguard::pg

@@ -16,6 +16,7 @@
 extern "C" {
 #include "access/table.h"
 #include "access/xact.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/fd.h"
@@ -35,6 +36,8 @@ PG_FUNCTION_INFO_V1(boundary_cancelled_subtransaction);
 PG_FUNCTION_INFO_V1(boundary_fail_while_extending);
 PG_FUNCTION_INFO_V1(boundary_fail_slowly);
 PG_FUNCTION_INFO_V1(boundary_handle_sigint);
+PG_FUNCTION_INFO_V1(boundary_keep_one_handler);
+PG_FUNCTION_INFO_V1(boundary_run_handling_sigint);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -159,13 +162,42 @@ void cancel_at(SubXactEvent event, SubTransactionId /*id*/, SubTransactionId /*p
     QueryCancelPending = 1;
 }
 
-/// Cancel requests that the handler of boundary_handle_sigint() has seen, and whom it calls.
-volatile sig_atomic_t sigints = 0;
-struct sigaction server_sigint;
+// Handlers of SIGINT that others may have. They call whoever was there before with the number of
+// the signal alone, whatever he may want, as PostGIS does.
+using SigintHandler = void (*)(int number);
 
-void on_sigint(int number) {
+volatile sig_atomic_t sigints = 0;       // that the library's handler has seen
+SigintHandler before_library;            // null where it is not there
+volatile sig_atomic_t passing_on = true; // does the language's do so?
+SigintHandler before_language;
+
+// As pqsignal() has it from PostgreSQL 17 on, where that is asked for.
+bool keeps_one_handler = false;
+volatile SigintHandler kept_handler;
+
+void on_kept(int number) {
+    (*kept_handler)(number);
+}
+
+SigintHandler put_handler(SigintHandler handler) {
+    struct sigaction ours = {};
+    struct sigaction before;
+    ours.sa_handler = keeps_one_handler ? on_kept : handler;
+    ours.sa_flags = SA_RESTART;
+    const SigintHandler kept_before = kept_handler;
+    kept_handler = handler;
+    sigaction(SIGINT, &ours, &before);
+    return before.sa_handler == on_kept ? kept_before : before.sa_handler;
+}
+
+void on_sigint_of_library(int number) {
     sigints = sigints + 1;
-    server_sigint.sa_handler(number);
+    before_library(number);
+}
+
+void on_sigint_of_language(int number) {
+    if (passing_on)
+        before_language(number);
 }
 
 rlim_t address_space_in_use() {
@@ -321,16 +353,35 @@ PGDLLEXPORT Datum boundary_fail_slowly(PG_FUNCTION_ARGS) {
     PG_RETURN_VOID();
 }
 
-/// boundary_handle_sigint() -> int: puts a handler before whoever handles SIGINT, and calls him
-/// with the number of the signal alone, whatever he may want, as PostGIS does. Returns how many it
-/// has seen.
+/// boundary_keep_one_handler(): from now on handlers are put as PostgreSQL 17 does: the kernel has
+/// always the same, which calls the latest. The server's own is one of them.
+PGDLLEXPORT Datum boundary_keep_one_handler(PG_FUNCTION_ARGS) {
+    struct sigaction server;
+    sigaction(SIGINT, nullptr, &server);
+    keeps_one_handler = true;
+    put_handler(server.sa_handler);
+    PG_RETURN_VOID();
+}
+
+/// boundary_handle_sigint() -> int: a library handles SIGINT from now on, and calls whoever did.
+/// Returns how many it has seen.
 PGDLLEXPORT Datum boundary_handle_sigint(PG_FUNCTION_ARGS) {
-    struct sigaction ours = {};
-    ours.sa_handler = on_sigint;
-    ours.sa_flags = SA_RESTART;
-    if (server_sigint.sa_handler == nullptr)
-        sigaction(SIGINT, &ours, &server_sigint);
+    if (before_library == nullptr)
+        before_library = put_handler(on_sigint_of_library);
     PG_RETURN_INT32(sigints);
+}
+
+/// boundary_run_handling_sigint(statement text, pass_on bool): runs it as a language does that
+/// handles SIGINT itself meanwhile, and passes it on or not.
+PGDLLEXPORT Datum boundary_run_handling_sigint(PG_FUNCTION_ARGS) {
+    const char* statement = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    passing_on = PG_GETARG_BOOL(1);
+    before_language = put_handler(on_sigint_of_language);
+    SPI_connect();
+    SPI_execute(statement, false, 0);
+    SPI_finish();
+    put_handler(before_language);
+    PG_RETURN_VOID();
 }
 
 /// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is

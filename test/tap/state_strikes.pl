@@ -28,7 +28,9 @@ for my $node (values %node)
 	$node->safe_psql(
 		'postgres', qq{
 		CREATE TABLE another ();
+		CREATE FUNCTION boundary_keep_one_handler() RETURNS void AS '$module' LANGUAGE C;
 		CREATE FUNCTION boundary_handle_sigint() RETURNS int AS '$module' LANGUAGE C;
+		CREATE FUNCTION boundary_run_handling_sigint(text, bool) RETURNS void AS '$module' LANGUAGE C;
 		CREATE FUNCTION boundary_fail_slowly(regclass, regclass) RETURNS void AS '$module' LANGUAGE C;
 		CREATE FUNCTION fails_slowly(int, first regclass DEFAULT 'other', second regclass DEFAULT NULL) RETURNS int VOLATILE
 			LANGUAGE plpgsql AS \$\$BEGIN PERFORM boundary_fail_slowly(first, second); RETURN \$1; END\$\$});
@@ -173,6 +175,44 @@ for my $mode ('low_priority', 'lock_timeout')
 	};
 }
 
+# The statement waits, or works, until it is cancelled.
+sub is_cancelled
+{
+	my ($ddl, $statement, $what) = @_;
+	$ddl->send($statement);
+	await($ddl->node, 'it waits', 'SELECT wait_event IS NOT NULL AND query = ? FROM pg_stat_activity WHERE pid = ?', $statement, $ddl->pid);
+	kill INT => $ddl->pid;
+	like($ddl->error, qr/due to user request/, "$what: $statement");
+	return;
+}
+
+subtest 'a cancel request for a statement that waits, after one that was ended' => sub {
+	my ($ddl, $holder, $reader) = map { $_->{watched} } \%ddl, \%holder, \%reader;
+	$ddl->do("SET pg_lockguard.$_") for @$end;
+	$ddl->send(q{ALTER TABLE busy ALTER id TYPE int USING sleeps(id, 'first')});
+	await_lock($ddl, 'busy');
+	$reader->send('SELECT * FROM busy');
+	like($ddl->error, qr/$message/, 'the one is ended');
+	is($reader->error, undef, 'others are let through');
+	read_and_idle($holder, 'busy');
+	is_cancelled($ddl, add_column('busy'), 'the other is cancelled');
+
+	# The same within one statement: what its function has caught is over when it waits outside.
+	$holder->do('COMMIT; BEGIN; LOCK TABLE other');
+	$ddl->do("SET pg_lockguard.$_") for @$give_up, @$end[1];
+	$ddl->do(q{CREATE FUNCTION fails_itself(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM catches('SELECT FROM other'), catches('SELECT pg_sleep(60)'); RAISE EXCEPTION 'odd'; END$$});
+	$ddl->send('ALTER TABLE busy ALTER id TYPE int USING fails_itself(id)');
+	await_lock($ddl, 'busy');
+	$reader->send('SELECT * FROM busy');
+	is($reader->error, undef, 'others are let through, again');
+	await_low_priority($ddl);
+	kill INT => $ddl->pid;
+	like($ddl->error, qr/due to user request/, 'it is told of the request');
+	$holder->do('COMMIT');
+	$ddl->do('RESET ALL');
+};
+
 # What has ended a wait is told apart from what was served before. A cancel request of the user's that a function has caught
 # is not lost with an attempt that is rolled back; the statement's own would come again.
 for my $case ([ 'its own cancel request', 'SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)', 0, undef ],
@@ -205,22 +245,64 @@ for my $case ([ 'its own cancel request', 'SELECT pg_cancel_backend(pg_backend_p
 	}
 }
 
-# Another extension, loaded later, handles the signal before ours.
-subtest 'somebody else handles cancel requests as well' => sub {
-	my ($ddl, $holder) = map { $_->{watched} } \%ddl, \%holder;
-	my $seen = $ddl->value('SELECT boundary_handle_sigint()');
-	read_and_idle($holder, 'busy');
-	for my $statement ('SELECT pg_sleep(60)', 'ALTER TABLE busy ADD COLUMN c int', 'SELECT pg_sleep(60)',
-		'ALTER TABLE busy ADD COLUMN c int')
+# Another library, loaded later, handles the signal before ours.
+for my $as ('PostgreSQL 15', 'PostgreSQL 17')
+{
+	subtest "somebody else handles cancel requests as well, by the ways of $as" => sub {
+		my $node = $node{watched};
+		my ($ddl, $holder) = (session($node, 'chained'), $holder{watched});
+		$ddl->do('SELECT boundary_keep_one_handler()') if $as eq 'PostgreSQL 17';
+		$ddl->do(add_column('another'));
+		$ddl->do('SELECT boundary_handle_sigint()');
+		read_and_idle($holder, 'busy');
+		my $seen = 0;
+		for my $statement ('SELECT pg_sleep(60)', add_column('busy'), 'SELECT pg_sleep(60)', add_column('busy'))
+		{
+			is_cancelled($ddl, $statement, 'it is cancelled');
+			is($ddl->value('SELECT boundary_handle_sigint()'), ++$seen, 'and the other one was called, once');
+		}
+		$holder->do('COMMIT');
+		forget_sessions($ddl);
+	};
+
+	# The language's is there while the function runs, and not afterwards.
+	for my $first ('before', 'never before')
 	{
-		$ddl->send($statement);
-		await($ddl->node, 'it waits', 'SELECT wait_event IS NOT NULL AND query = ? FROM pg_stat_activity WHERE pid = ?', $statement, $ddl->pid);
-		kill INT => $ddl->pid;
-		like($ddl->error, qr/due to user request/, "$statement: it is cancelled");
-		is($ddl->value('SELECT boundary_handle_sigint()'), ++$seen, 'and the other one was called, once');
+		for my $pass_on ('true', 'false')
+		{
+			subtest "a language that does so while it runs, and passes it on: $pass_on; a guarded statement has run $first; $as" => sub {
+				my $node = $node{watched};
+				my ($ddl, $holder, $reader) = (session($node, 'lingual'), $holder{watched}, $reader{watched});
+				$ddl->do('SELECT boundary_keep_one_handler()') if $as eq 'PostgreSQL 17';
+				$ddl->do(add_column('another')) if $first eq 'before';
+				for my $more (1, 10)
+				{
+					for (1 .. $more)
+					{
+						$ddl->do(sprintf q{SELECT boundary_run_handling_sigint('%s', %s)}, add_column('another'), $pass_on);
+						is_cancelled($ddl, 'SELECT pg_sleep(60)', 'after it') if $more == 1;
+						$ddl->do(add_column('another'));
+					}
+					is_cancelled($ddl, 'SELECT pg_sleep(60)', 'after a guarded statement');
+					$ddl->do(q{SET statement_timeout = '200ms'});
+					$ddl->send('SELECT pg_sleep(60)');
+					like($ddl->error, qr/due to statement timeout/, 'statement_timeout');
+					$ddl->set_statement_timeout(0);
+				}
+				# Whom a signal is from is known as before.
+				$ddl->do("SET pg_lockguard.$_") for @$give_up;
+				$holder->do('BEGIN; LOCK TABLE other');
+				$ddl->send('ALTER TABLE busy ALTER id TYPE int USING waits(id, $$SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)$$)');
+				await_lock($ddl, 'busy');
+				$reader->send('SELECT * FROM busy');
+				is($reader->error, undef, 'others are let through');
+				$holder->do('COMMIT');
+				is($ddl->error, undef, 'it goes on');
+				forget_sessions($ddl);
+			};
+		}
 	}
-	$holder->do('COMMIT');
-};
+}
 
 subtest 'a preview' => sub {
 	my ($node, $ddl, $holder, $reader) = map { $_->{'by itself'} } \%node, \%ddl, \%holder, \%reader;
