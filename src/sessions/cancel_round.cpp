@@ -15,6 +15,7 @@ struct Round {
     uint16 askers[kReasons];
     bool timeouts; // of the server's
     bool dropped;  // nobody was left in it
+    bool is_over;  // as has been seen
 };
 
 /// Pending, or over.
@@ -23,14 +24,27 @@ Round latest;
 /// The latest that is over, and was not dropped, before that one.
 Round answered;
 
+/// What is pending after the latest was over is a request that has not been noted: of code that
+/// sets the flag without a signal, or handles the signal alone.
+void notice_end() {
+    const bool unnoted = latest.is_over && QueryCancelPending;
+    if (!QueryCancelPending)
+        latest.is_over = true;
+    if (!unnoted)
+        return;
+    if (!latest.dropped)
+        answered = latest;
+    latest = {latest.number + 1, {}, false, false, false};
+    latest.askers[static_cast<int>(CancelReason::sent)] = 1;
+}
+
 void begin_unless_pending() {
+    notice_end();
     if (QueryCancelPending)
         return;
     if (!latest.dropped)
         answered = latest;
-    const uint32 next = latest.number + 1;
-    latest = {};
-    latest.number = next;
+    latest = {latest.number + 1, {}, false, false, false};
 }
 
 /// Below 0 for a timeout's alone.
@@ -48,6 +62,7 @@ void drop_unless_wanted() {
         return;
     QueryCancelPending = false;
     latest.dropped = true;
+    latest.is_over = true;
 }
 
 } // namespace
@@ -80,6 +95,7 @@ uint32 join_cancel_round(CancelReason reason) {
 }
 
 bool is_pending_round(uint32 round) {
+    notice_end();
     return QueryCancelPending && latest.number == round;
 }
 
@@ -90,11 +106,13 @@ void leave_cancel_round(CancelReason reason) {
 }
 
 bool is_latest_answer(uint32 round, CancelReason reason) {
+    notice_end();
     const Round& answer = QueryCancelPending || latest.dropped ? answered : latest;
     return answer.number == round && strongest_reason(answer) == static_cast<int>(reason);
 }
 
 void drop_late_timeouts() {
+    notice_end();
     get_timeout_indicator(LOCK_TIMEOUT, true);
     if (latest.timeouts)
         drop_unless_wanted();

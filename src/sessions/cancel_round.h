@@ -5,9 +5,8 @@
 // it, whose the error is.
 //
 // Changed with signals held off, so that those who ask in a signal handler find it whole. Requests
-// that come by a signal are seen once sessions/interrupt_watch is in place. Code of others that
-// sets QueryCancelPending without one is not: on a standby the server does, for conflicts with
-// recovery, where nothing is guarded.
+// that come by a signal are seen once sessions/interrupt_watch is in place; others are where the
+// round before was known to be over.
 #pragma once
 
 #include <csignal>

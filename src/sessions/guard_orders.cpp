@@ -41,7 +41,7 @@ bool serve_order() {
 
 void obey(int number, siginfo_t* info, void* context);
 
-SignalChain sigusr2_chain = {SIGUSR2, obey, {}, 0, false, 0};
+SignalChain sigusr2_chain = {SIGUSR2, obey, {}, 0, 0};
 
 /// Others are called as well. But a walsender takes the signal for the postmaster's word that the
 /// server shuts down, and ends its connection at the next error: what the watcher sends is not
@@ -63,7 +63,7 @@ void obey(int /*number*/, siginfo_t* info, void* context) {
 void begin_to_obey(uint32 statement, const EndWait& how_to_end_wait) {
     Assert(obeying == 0 && statement != 0);
     allow_own_cancel(&end_of_statement, CancelReason::order);
-    lead_signal_chain(&sigusr2_chain); // no language is known to use it
+    lead_signal_chain(&sigusr2_chain); // no language is known to use it for a while
     end_wait = how_to_end_wait;
     obeying = statement;
 }

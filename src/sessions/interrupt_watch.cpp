@@ -6,6 +6,7 @@
 #include "sessions/signal_chain.h"
 
 extern "C" {
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 }
 
@@ -23,17 +24,18 @@ bool has_timeout_struck() {
 
 void note_sigint(int number, siginfo_t* info, void* context);
 
-SignalChain sigint_chain = {SIGINT, note_sigint, {}, 0, false, 0};
+SignalChain sigint_chain = {SIGINT, note_sigint, {}, 0, 0};
 
-/// Does the process serve cancel requests as the server's sessions do?
-bool is_session() {
-    return MyBackendType == B_BACKEND || MyBackendType == B_WAL_SENDER;
+/// Does the server serve cancel requests in this process?
+bool can_be_cancelled() {
+    return MyBackendType != B_BG_WORKER || MyBgworkerEntry == nullptr ||
+           (MyBgworkerEntry->bgw_flags & BGWORKER_BACKEND_DATABASE_CONNECTION) != 0;
 }
 
 /// What the server's handler does. One of the others may not have called it: PostgreSQL 17 keeps
 /// one handler for each signal, which is then his, and behind which there is ours.
 void note_for_server() {
-    if (QueryCancelPending || proc_exit_inprogress || !is_session())
+    if (QueryCancelPending || proc_exit_inprogress || !can_be_cancelled())
         return;
     InterruptPending = true;
     QueryCancelPending = true;

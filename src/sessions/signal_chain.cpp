@@ -1,9 +1,17 @@
 #include "sessions/signal_chain.h"
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "sessions/cancel_round.h"
+
+extern "C" {
+#include "tcop/tcopprot.h"
+}
 
 namespace lockguard::pg {
 
@@ -26,6 +34,16 @@ bool is_ours(const SignalChain& chain, const struct sigaction& action) {
     return address_of(action) == reinterpret_cast<void*>(chain.handler);
 }
 
+bool leads(const SignalChain& chain, const struct sigaction& present) {
+    return is_ours(chain, present) && (present.sa_flags & SA_SIGINFO) != 0;
+}
+
+/// From PostgreSQL 17 on it has one for all signals, SIGUSR1 among them, which nobody else uses.
+bool is_server_handler(const struct sigaction& action) {
+    return address_of(action) == reinterpret_cast<void*>(StatementCancelHandler) ||
+           address_of(action) == address_of(present_action(SIGUSR1));
+}
+
 bool is_handler(const struct sigaction& action) {
     return (action.sa_flags & SA_SIGINFO) != 0 ||
            (action.sa_handler != SIG_IGN && action.sa_handler != SIG_DFL);
@@ -44,41 +62,40 @@ bool add_other(SignalChain* chain, const struct sigaction& other) {
     return true;
 }
 
+/// Signals are held off.
 void go_to_front(SignalChain* chain, const struct sigaction& present) {
+    if (is_server_handler(present))
+        chain->other_count = 0; // whoever came has gone, or the server's calls him
     if (!is_ours(*chain, present) && !add_other(chain, present))
         return;
     struct sigaction ours = {};
     ours.sa_mask = cancelling_signals();
-    ours.sa_flags = SA_SIGINFO | SA_RESTART;
+    ours.sa_flags = SA_SIGINFO | SA_RESTART | (present.sa_flags & SA_ONSTACK);
     ours.sa_sigaction = chain->handler;
     sigaction(chain->number, &ours, nullptr);
 }
+
+/// The thread of PostgreSQL. Set before ours is put anywhere.
+pthread_t main_thread;
 
 } // namespace
 
 void enter_signal_chain(SignalChain* chain) {
     chain->runs = 0; // whoever was called has not returned
-    if (chain->other_count > 0)
-        return;
+    main_thread = pthread_self();
     hold_signals([chain] {
-        chain->for_a_while = true;
-        go_to_front(chain, present_action(chain->number));
+        const struct sigaction present = present_action(chain->number);
+        if (chain->other_count == 0 || is_server_handler(present))
+            go_to_front(chain, present);
     });
 }
 
 void lead_signal_chain(SignalChain* chain) {
     chain->runs = 0;
-    const struct sigaction present = present_action(chain->number);
-    if (is_ours(*chain, present) && (present.sa_flags & SA_SIGINFO) != 0) {
-        chain->for_a_while = false;
+    main_thread = pthread_self();
+    if (leads(*chain, present_action(chain->number)))
         return;
-    }
-    hold_signals([chain, &present] {
-        if (chain->for_a_while)
-            chain->other_count = 0; // he has gone, and ours with him
-        chain->for_a_while = false;
-        go_to_front(chain, present);
-    });
+    hold_signals([chain] { go_to_front(chain, present_action(chain->number)); });
 }
 
 bool is_signal_handled(int number) {
@@ -86,20 +103,36 @@ bool is_signal_handled(int number) {
 }
 
 bool detail::begin_signal(SignalChain* chain) {
+    if (pthread_equal(pthread_self(), main_thread) == 0) {
+        pthread_kill(main_thread, chain->number);
+        return false;
+    }
     if (chain->runs != 0)
         return false;
     chain->runs = 1;
     return true;
 }
 
-pid_t detail::sender_of(const SignalChain& chain, const siginfo_t* info) {
-    const struct sigaction present = present_action(chain.number);
-    return is_ours(chain, present) && (present.sa_flags & SA_SIGINFO) != 0 ? info->si_pid : 0;
+siginfo_t* detail::believed(const SignalChain& chain, siginfo_t* info) {
+    // Somebody who was in front may have called it, who has restored it before. What the kernel
+    // gives is not far up the stack: about as far as the registers take room.
+    constexpr std::ptrdiff_t kFarthest = 16 * 1024;
+    const auto distance = reinterpret_cast<std::intptr_t>(info) -
+                          reinterpret_cast<std::intptr_t>(__builtin_frame_address(0));
+    return leads(chain, present_action(chain.number)) && distance > 0 && distance < kFarthest &&
+                   reinterpret_cast<std::uintptr_t>(info) % alignof(siginfo_t) == 0 &&
+                   info->si_signo == chain.number
+               ? info
+               : nullptr;
+}
+
+pid_t detail::sender_of(const siginfo_t* info) {
+    // From another thread: whoever has sent it there.
+    return info == nullptr || info->si_code == SI_TKILL ? 0 : info->si_pid;
 }
 
 void detail::call_others(const SignalChain& chain, siginfo_t* info, void* context) {
     const struct sigaction present = present_action(chain.number);
-    const bool in_front = is_ours(chain, present) && (present.sa_flags & SA_SIGINFO) != 0;
     siginfo_t unknown = {};
     unknown.si_signo = chain.number;
     for (int i = chain.other_count - 1; i >= 0; i--) {
@@ -108,7 +141,7 @@ void detail::call_others(const SignalChain& chain, siginfo_t* info, void* contex
             continue; // who is in front has been called
         if ((other.sa_flags & SA_SIGINFO) == 0)
             other.sa_handler(chain.number);
-        else if (in_front)
+        else if (info != nullptr)
             other.sa_sigaction(chain.number, info, context);
         else
             other.sa_sigaction(chain.number, &unknown, nullptr);

@@ -1,9 +1,13 @@
 // A handler of ours before those of others for the same signal. They may come later, and put theirs
 // before ours: PostGIS does, when it is loaded, and calls ours from its own, with the number of the
 // signal alone. A language may do so while a function of its runs, and restore what was there. So
-// ours goes to the front again where nobody can be there for a while only; it takes the kernel's
-// word only where the kernel has called it, and calls each of the others once itself, so that it
-// need not know whom they call.
+// ours goes to the front again where nobody can be there for a while only, or nobody is but the
+// server; it believes what looks like the kernel's word only where it can be, and calls each of the
+// others once itself, so that it need not know whom they call.
+//
+// What is left: of a library that comes while a guarded statement runs, and passes nothing on, the
+// signals are not seen until the next one begins. A process may have threads of others: what comes
+// to one of those is sent on to its own.
 #pragma once
 
 #include <csignal>
@@ -24,25 +28,29 @@ struct SignalChain {
 
     struct sigaction others[kMaxOthers]; // before whom it was put, one after the other
     int other_count;
-    bool for_a_while; // the one of them may be there for a while only
 
     volatile sig_atomic_t runs; // it does
 };
 
-/// Puts ours to the front where it has never been. May be called anywhere.
+/// Puts ours to the front, where it has never been, or where the server's is, so that nobody else
+/// is in the chain. May be called anywhere.
 void enter_signal_chain(SignalChain* chain);
 
-/// Puts ours to the front. Not while a function of some language may run.
+/// Puts ours to the front, whoever is there. Not while a function of some language may run.
 void lead_signal_chain(SignalChain* chain);
 
 /// Has anybody a handler for it? Neither that it is ignored nor that it ends the process is one.
 bool is_signal_handled(int number);
 
 namespace detail {
-/// As long as it runs, other calls are of one of those whom it calls. False for those.
+/// As long as it runs, other calls are of one of those whom it calls. False for those, and in a
+/// thread of others.
 bool begin_signal(SignalChain* chain);
-/// Whom the signal is from; 0 where that is unknown.
-pid_t sender_of(const SignalChain& chain, const siginfo_t* info);
+/// `info`, or null where that may be anything.
+siginfo_t* believed(const SignalChain& chain, siginfo_t* info);
+/// Null: 0, unknown.
+pid_t sender_of(const siginfo_t* info);
+/// \param info  null where unknown
 void call_others(const SignalChain& chain, siginfo_t* info, void* context);
 void end_signal(SignalChain* chain);
 } // namespace detail
@@ -54,8 +62,9 @@ template <class Serve>
 void handle_signal(SignalChain* chain, siginfo_t* info, void* context, Serve&& serve) {
     if (!detail::begin_signal(chain))
         return;
-    if (serve(detail::sender_of(*chain, info)))
-        detail::call_others(*chain, info, context);
+    siginfo_t* const known = detail::believed(*chain, info);
+    if (serve(detail::sender_of(known)))
+        detail::call_others(*chain, known, context);
     detail::end_signal(chain);
 }
 

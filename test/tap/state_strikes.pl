@@ -307,6 +307,33 @@ for my $as ('PostgreSQL 15', 'PostgreSQL 17')
 	}
 }
 
+# The first guarded statement of the session has run there, and then others, none of them the client's own.
+subtest 'a language that has restored the handler of the server' => sub {
+	my ($ddl, $holder) = (session($node{'by itself'}, 'restored'), $holder{'by itself'});
+	$ddl->do(sprintf q{SELECT boundary_run_handling_sigint('%s', false)}, add_column('another'));
+	$ddl->do("SET pg_lockguard.$_") for @$give_up;
+	$holder->do('BEGIN; LOCK TABLE other');
+	$ddl->do(q{CREATE FUNCTION catches_and_sleeps(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM catches('SELECT FROM other'), sleeps(1, 'asleep'); RETURN $1; END$$});
+	$ddl->send('DO $$BEGIN ALTER TABLE busy ALTER id TYPE int USING catches_and_sleeps(id); END$$');
+	await_name($ddl, 'asleep');
+	kill INT => $ddl->pid;
+	like($ddl->error, qr/due to user request/, 'a cancel request is not taken for the end of a wait that a function has caught');
+	$holder->do('COMMIT');
+	forget_sessions($ddl);
+};
+
+subtest 'a language that has restored our handler' => sub {
+	my $ddl = session($node{'by itself'}, 'restored');
+	$ddl->do('SELECT boundary_handle_sigint()');
+	$ddl->do('DO $$BEGIN ' . add_column('another') . '; END$$');
+	$ddl->do(q{SELECT boundary_run_handling_sigint('SELECT 1', true)});
+	$ddl->do(add_column('another'));
+	is_cancelled($ddl, 'SELECT pg_sleep(60)', 'it is cancelled');
+	is($ddl->value('SELECT boundary_handle_sigint()'), 1, 'and the library was called');
+	forget_sessions($ddl);
+};
+
 subtest 'a preview' => sub {
 	my ($node, $ddl, $holder, $reader) = map { $_->{'by itself'} } \%node, \%ddl, \%holder, \%reader;
 	$node->safe_psql(
