@@ -197,7 +197,8 @@ void stop_wait_limit() {
     heeds_decisions = false;
     watch_waits(sampled_lock_timeout, 0);
     // What comes too late to end its wait would end something else later.
-    hold_signals(drop_late_timeouts);
+    if (QueryCancelPending || get_timeout_indicator(LOCK_TIMEOUT, false))
+        hold_signals(drop_late_timeouts);
     if (withdraw_own_cancel(&limit_cancel))
         struck_sample = ended_sample;
 }

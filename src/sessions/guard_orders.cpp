@@ -41,7 +41,7 @@ bool serve_order() {
 
 void obey(int number, siginfo_t* info, void* context);
 
-SignalChain sigusr2_chain = {SIGUSR2, obey, {}, 0, 0};
+SignalChain sigusr2_chain = {SIGUSR2, obey, false, {}, 0, 0};
 
 /// Others are called as well. But a walsender takes the signal for the postmaster's word that the
 /// server shuts down, and ends its connection at the next error: what the watcher sends is not

@@ -24,7 +24,7 @@ bool has_timeout_struck() {
 
 void note_sigint(int number, siginfo_t* info, void* context);
 
-SignalChain sigint_chain = {SIGINT, note_sigint, {}, 0, 0};
+SignalChain sigint_chain = {SIGINT, note_sigint, true, {}, 0, 0};
 
 /// Does the server serve cancel requests in this process?
 bool can_be_cancelled() {
@@ -84,13 +84,11 @@ bool is_statement_timeout(const ErrorData* error) {
 }
 
 void watch_interrupts() {
-    if (is_signal_handled(SIGINT)) // else somebody wants it so
-        enter_signal_chain(&sigint_chain);
+    enter_signal_chain(&sigint_chain);
 }
 
 void renew_interrupt_watch() {
-    if (is_signal_handled(SIGINT))
-        lead_signal_chain(&sigint_chain);
+    lead_signal_chain(&sigint_chain);
 }
 
 InterruptMarks mark_interrupts() {

@@ -62,44 +62,42 @@ bool add_other(SignalChain* chain, const struct sigaction& other) {
     return true;
 }
 
-/// Signals are held off.
-void go_to_front(SignalChain* chain, const struct sigaction& present) {
-    if (is_server_handler(present))
-        chain->other_count = 0; // whoever came has gone, or the server's calls him
-    if (!is_ours(*chain, present) && !add_other(chain, present))
-        return;
-    struct sigaction ours = {};
-    ours.sa_mask = cancelling_signals();
-    ours.sa_flags = SA_SIGINFO | SA_RESTART | (present.sa_flags & SA_ONSTACK);
-    ours.sa_sigaction = chain->handler;
-    sigaction(chain->number, &ours, nullptr);
-}
-
 /// The thread of PostgreSQL. Set before ours is put anywhere.
 pthread_t main_thread;
+
+void go_to_front(SignalChain* chain) {
+    main_thread = pthread_self();
+    hold_signals([chain] {
+        const struct sigaction present = present_action(chain->number);
+        if (chain->only_before_another && !is_handler(present))
+            return; // somebody wants it so
+        if (is_server_handler(present))
+            chain->other_count = 0; // whoever came has gone, or the server's calls him
+        if (!is_ours(*chain, present) && !add_other(chain, present))
+            return;
+        struct sigaction ours = {};
+        ours.sa_mask = cancelling_signals();
+        ours.sa_flags = SA_SIGINFO | SA_RESTART | (present.sa_flags & SA_ONSTACK);
+        ours.sa_sigaction = chain->handler;
+        sigaction(chain->number, &ours, nullptr);
+    });
+}
 
 } // namespace
 
 void enter_signal_chain(SignalChain* chain) {
     chain->runs = 0; // whoever was called has not returned
-    main_thread = pthread_self();
-    hold_signals([chain] {
-        const struct sigaction present = present_action(chain->number);
-        if (chain->other_count == 0 || is_server_handler(present))
-            go_to_front(chain, present);
-    });
+    const struct sigaction seen = present_action(chain->number);
+    if (leads(*chain, seen))
+        return;
+    if (chain->other_count == 0 || is_server_handler(seen))
+        go_to_front(chain);
 }
 
 void lead_signal_chain(SignalChain* chain) {
     chain->runs = 0;
-    main_thread = pthread_self();
-    if (leads(*chain, present_action(chain->number)))
-        return;
-    hold_signals([chain] { go_to_front(chain, present_action(chain->number)); });
-}
-
-bool is_signal_handled(int number) {
-    return is_handler(present_action(number));
+    if (!leads(*chain, present_action(chain->number)))
+        go_to_front(chain);
 }
 
 bool detail::begin_signal(SignalChain* chain) {

@@ -23,8 +23,9 @@ struct SignalChain {
 
     static constexpr int kMaxOthers = 8;
 
-    int number;      // of the signal
-    Handler handler; // ours
+    int number;               // of the signal
+    Handler handler;          // ours
+    bool only_before_another; // not where the signal is ignored, or ends the process
 
     struct sigaction others[kMaxOthers]; // before whom it was put, one after the other
     int other_count;
@@ -38,9 +39,6 @@ void enter_signal_chain(SignalChain* chain);
 
 /// Puts ours to the front, whoever is there. Not while a function of some language may run.
 void lead_signal_chain(SignalChain* chain);
-
-/// Has anybody a handler for it? Neither that it is ignored nor that it ends the process is one.
-bool is_signal_handled(int number);
 
 namespace detail {
 /// As long as it runs, other calls are of one of those whom it calls. False for those, and in a
