@@ -35,7 +35,7 @@ bool can_be_cancelled() {
 /// What the server's handler does. One of the others may not have called it: PostgreSQL 17 keeps
 /// one handler for each signal, which is then his, and behind which there is ours.
 void note_for_server() {
-    if (QueryCancelPending || proc_exit_inprogress || !can_be_cancelled())
+    if (proc_exit_inprogress || !is_main_thread() || !can_be_cancelled())
         return;
     InterruptPending = true;
     QueryCancelPending = true;

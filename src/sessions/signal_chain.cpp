@@ -100,8 +100,12 @@ void lead_signal_chain(SignalChain* chain) {
         go_to_front(chain);
 }
 
+bool is_main_thread() {
+    return pthread_equal(pthread_self(), main_thread) != 0;
+}
+
 bool detail::begin_signal(SignalChain* chain) {
-    if (pthread_equal(pthread_self(), main_thread) == 0) {
+    if (!is_main_thread()) {
         pthread_kill(main_thread, chain->number);
         return false;
     }

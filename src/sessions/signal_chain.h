@@ -40,6 +40,9 @@ void enter_signal_chain(SignalChain* chain);
 /// Puts ours to the front, whoever is there. Not while a function of some language may run.
 void lead_signal_chain(SignalChain* chain);
 
+/// Is this the thread of PostgreSQL, in which alone anything is done? Safe in a handler.
+bool is_main_thread();
+
 namespace detail {
 /// As long as it runs, other calls are of one of those whom it calls. False for those, and in a
 /// thread of others.
