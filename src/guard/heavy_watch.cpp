@@ -8,6 +8,7 @@
 #include "boundary/settings.h"
 #include "guard/setting_scope.h"
 #include "locks/own_locks.h"
+#include "sessions/interrupt_watch.h"
 
 extern "C" {
 #include "access/genam.h"
@@ -254,6 +255,13 @@ HeavyWork work_of(const char* text, HeavyMessage message, bool* is_empty) {
     return work;
 }
 
+/// Of level DEBUG1 it says one thing: that there is no room in the queue of what is to be synced.
+/// That comes also while a relation's file is made, before it is noted that it is to be removed:
+/// whoever is ended there leaves it.
+bool is_from_file_manager(const ErrorData& error) {
+    return error.filename != nullptr && strcmp(error.filename, "md.c") == 0;
+}
+
 } // namespace
 
 WorkSize size_of_work(HeavyKind kind, Oid relation) {
@@ -335,6 +343,8 @@ void HeavyWatchHook::on_emit_log(ErrorData* error) {
         error->output_to_client = false;
     if (is_still_lowered() && !is_logged(error->elevel, lowered.level)) {
         error->output_to_server = false;
+        if (watch != nullptr && !error->output_to_client && is_from_file_manager(*error))
+            put_off_interrupts();
         return;
     }
     if (level_in_worker >= 0 && !is_logged(error->elevel, level_in_worker)) {
@@ -372,6 +382,7 @@ void parallel_log_level_changed(int level) {
 void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handler,
                        void* argument) {
     HeavyWatchHook::install();
+    allow_putting_off_interrupts();
     latest_key.text[0] = '\0';
     // What clusters a table says so two levels down only.
     const bool clusters =
@@ -408,6 +419,7 @@ void HeavyWatch::leave() const {
 void HeavyWatch::abandon() const {
     if (HeavyWatchHook::watch != this)
         return; // ended before, or never entered
+    resume_interrupts();
     HeavyWatchHook::watch = outer_;
     HeavyWatchHook::is_telling = false;
 }

@@ -6,7 +6,8 @@
 // lowering has brought there. (Parallel workers have the lowered setting as well, and are handed
 // the level that it had.) The hook runs inside the report of the message, right before the check
 // for interrupts that ends each report: so the statement can be cut short there
-// (sessions/own_cancel).
+// (sessions/own_cancel). The check at other messages that are made for us alone does no harm,
+// but for one, where the interrupts are put off (sessions/interrupt_watch).
 #pragma once
 
 #include "core/heavy_work.h"

@@ -61,6 +61,17 @@ void note_sigint(int /*number*/, siginfo_t* info, void* context) {
     errno = saved_errno;
 }
 
+/// In ms. So long that a process that is not run for a moment does not find it at its end.
+constexpr int kPutOff = 10;
+
+bool have_been_put_off;
+bool is_clock_registered;
+TimeoutId clock_of_put_off;
+
+void serve_at_next_check() {
+    InterruptPending = true;
+}
+
 bool statement_timeout_is_to_come() {
     return get_timeout_active(STATEMENT_TIMEOUT) || get_timeout_indicator(STATEMENT_TIMEOUT, false);
 }
@@ -113,6 +124,31 @@ void raise_swallowed_interrupts(const InterruptMarks& marks) {
     if (cancel_came(marks))
         ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
                         errmsg("canceling statement due to user request")));
+}
+
+void allow_putting_off_interrupts() {
+    if (is_clock_registered)
+        return;
+    clock_of_put_off = RegisterTimeout(USER_TIMEOUT, serve_at_next_check);
+    is_clock_registered = true;
+}
+
+void put_off_interrupts() {
+    Assert(is_clock_registered);
+    if (!InterruptPending || InterruptHoldoffCount != 0 || CritSectionCount != 0)
+        return; // nothing would be served
+    have_been_put_off = true;
+    // What is pending stays noted (QueryCancelPending and the like); this only says that there is
+    // something.
+    InterruptPending = false;
+    enable_timeout_after(clock_of_put_off, kPutOff);
+}
+
+void resume_interrupts() {
+    if (!have_been_put_off)
+        return;
+    have_been_put_off = false;
+    serve_at_next_check();
 }
 
 } // namespace lockguard::pg

@@ -53,4 +53,17 @@ bool is_statement_timeout(const ErrorData* error);
 /// pending.
 void raise_swallowed_interrupts(const InterruptMarks& marks);
 
+/// Prepares put_off_interrupts(). May ereport.
+void allow_putting_off_interrupts();
+
+/// In the report of a message, so from an emit_log_hook: the check for interrupts that ends the
+/// report finds none of those that are pending so far. They are served at the first check after 10
+/// ms, or after resume_interrupts(). What strikes after this, in the less than a microsecond that
+/// is left, is served there. Not for messages that may come in a loop: there is no end to the
+/// putting off. Never ereports.
+void put_off_interrupts();
+
+/// Has to follow, also after an error: that stops the clock of all timeouts. Never ereports.
+void resume_interrupts();
+
 } // namespace lockguard::pg

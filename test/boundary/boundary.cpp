@@ -38,6 +38,7 @@ PG_FUNCTION_INFO_V1(boundary_fail_slowly);
 PG_FUNCTION_INFO_V1(boundary_handle_sigint);
 PG_FUNCTION_INFO_V1(boundary_keep_one_handler);
 PG_FUNCTION_INFO_V1(boundary_run_handling_sigint);
+PG_FUNCTION_INFO_V1(boundary_signal_at_message);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -198,6 +199,24 @@ void on_sigint_of_library(int number) {
 void on_sigint_of_language(int number) {
     if (passing_on)
         before_language(number);
+}
+
+/// The signal that comes while the server reports a message that begins so and has no context, at
+/// the last of the times that are counted down.
+struct {
+    int number;
+    int32 times; // 0: it has come, or there is none
+    char beginning[64];
+    emit_log_hook_type next;
+} at_message;
+
+void on_message(ErrorData* error) {
+    if (at_message.times != 0 && error->context == nullptr && error->message != nullptr &&
+        strncmp(error->message, at_message.beginning, strlen(at_message.beginning)) == 0 &&
+        --at_message.times == 0)
+        kill(MyProcPid, at_message.number);
+    if (at_message.next != nullptr)
+        at_message.next(error);
 }
 
 rlim_t address_space_in_use() {
@@ -382,6 +401,23 @@ PGDLLEXPORT Datum boundary_run_handling_sigint(PG_FUNCTION_ARGS) {
     SPI_finish();
     put_handler(before_language);
     PG_RETURN_VOID();
+}
+
+/// boundary_signal_at_message(number int, times int, beginning text) -> int: this process gets that
+/// signal while it reports a message that begins so and has no context for the so manieth time,
+/// whether or not anybody is to read it. Comes before whoever is told of messages so far. Returns
+/// how many times were to come still of the call before: 0 where the signal has come.
+PGDLLEXPORT Datum boundary_signal_at_message(PG_FUNCTION_ARGS) {
+    const int32 left = at_message.times;
+    at_message.number = PG_GETARG_INT32(0);
+    at_message.times = PG_GETARG_INT32(1);
+    strlcpy(at_message.beginning, text_to_cstring(PG_GETARG_TEXT_PP(2)),
+            sizeof(at_message.beginning));
+    if (emit_log_hook != on_message) {
+        at_message.next = emit_log_hook;
+        emit_log_hook = on_message;
+    }
+    PG_RETURN_INT32(left);
 }
 
 /// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is
