@@ -205,7 +205,9 @@ subtest 'a cancel request for a statement that waits, after one that was ended' 
 	$ddl->do(q{CREATE FUNCTION fails_itself(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
 		$$BEGIN PERFORM catches('SELECT FROM other'), catches('SELECT pg_sleep(60)'); RAISE EXCEPTION 'odd'; END$$});
 	$ddl->send('ALTER TABLE busy ALTER id TYPE int USING fails_itself(id)');
-	await_lock($ddl, 'busy');
+	# Else, where it comes to its wait too late, it is ended for the reader before it can give that up.
+	await($ddl->node, 'it waits for the other table',
+		q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND relation = 'other'::regclass AND NOT granted)}, $ddl->pid);
 	$reader->send('SELECT * FROM busy');
 	is($reader->error, undef, 'others are let through, again');
 	await_low_priority($ddl);
