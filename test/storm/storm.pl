@@ -201,6 +201,7 @@ sub is_expected
 	return $state =~ $expected_errors || ($level && $state eq '23503')
 	  || ($level && $state eq '23505' && $error =~ /INSERT INTO public\.m_\w+ SELECT \(diff\./)
 	  || ($state eq '23505' && $error =~ /"pg_class_relname_nsp_index"\nDETAIL:  Key \(relname, relnamespace\)=\(\w+_idx\d*, /)
+	  || Storm::Check::is_reused_multixact($error)
 	  || ($state eq '42P07' && $error =~ /relation "\w+_idx\d*" already exists/);
 }
 

@@ -7,6 +7,7 @@ use warnings;
 
 use DBI;
 use Exporter 'import';
+use Storm::Check;
 use Time::HiRes qw(usleep time);
 
 our @EXPORT_OK = qw(end_and_cancel stop_and_go set decide maintain watch decode);
@@ -128,7 +129,7 @@ sub maintain
 	{
 		eval { $dbh->do(any('VACUUM', 'ANALYZE', 'CHECKPOINT', 'SELECT pg_stat_lockguard_reset()', 'SELECT pg_switch_wal()',
 				'REINDEX TABLE t01', 'VACUUM pg_catalog.pg_class')); 1 }
-		  or $dbh->state =~ /^(40P01|55P03|57014|57P01|08)/ or !$dbh->ping or die;
+		  or $dbh->state =~ /^(40P01|55P03|57014|57P01|08)/ or Storm::Check::is_reused_multixact($@) or !$dbh->ping or die;
 		$dbh = superuser($dsn, 'maintains') unless $dbh->ping;
 		usleep(rand 800_000);
 	}
