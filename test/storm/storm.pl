@@ -48,6 +48,7 @@ deadlock_timeout = 100ms
 client_connection_check_interval = 1s
 autovacuum_naptime = 1s
 log_error_verbosity = verbose
+backtrace_functions = 'simple_heap_update'
 log_line_prefix = '%m [%p] %e %q%a '
 log_statement = none
 log_disconnections = off
@@ -202,6 +203,7 @@ sub is_expected
 	  || ($level && $state eq '23505' && $error =~ /INSERT INTO public\.m_\w+ SELECT \(diff\./)
 	  || ($state eq '23505' && $error =~ /"pg_class_relname_nsp_index"\nDETAIL:  Key \(relname, relnamespace\)=\(\w+_idx\d*, /)
 	  || Storm::Check::is_reused_multixact($error)
+	  || Storm::Check::is_of_uncommitted_index($error)
 	  || ($state eq '42P07' && $error =~ /relation "\w+_idx\d*" already exists/);
 }
 
