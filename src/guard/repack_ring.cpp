@@ -1,5 +1,7 @@
 #include "guard/repack_ring.h"
 
+#include <algorithm>
+
 #include "locks/lock_holders.h"
 #include "sessions/backend_status.h"
 
@@ -15,10 +17,29 @@ LOCKTAG advisory_lock_of_repack(Oid relation) {
     return tag;
 }
 
-bool is_named_repack(const AwaitedHolder& holder) {
+bool begins_with(const char* text, const char* beginning) {
+    return strncmp(text, beginning, strlen(beginning)) == 0;
+}
+
+bool is_of_role_of(const AwaitedHolder& holder, std::span<const LockHolder> sessions) {
+    const Oid role = GetPGProcByNumber(holder.procno)->roleId;
+    return std::ranges::any_of(sessions, [role](const LockHolder& session) {
+        return session.session.pid != 0 &&
+               GetPGProcByNumber(session.session.procno)->roleId == role;
+    });
+}
+
+/// Its connection that holds the table has said LOCK TABLE, and nothing since. Others may hold it
+/// meanwhile, too.
+///
+/// \param working  sessions that work on this table, as pg_repack does
+bool is_of_repack(const AwaitedHolder& holder, std::span<const LockHolder> working) {
     BackendStatus status;
-    return read_backend_status({holder.procno, holder.pid}, &status) &&
-           strncmp(status.application_name, "pg_repack", strlen("pg_repack")) == 0;
+    if (!read_backend_status({holder.procno, holder.pid}, &status))
+        return false;
+    return begins_with(status.application_name, "pg_repack") ||
+           (is_idle_in_transaction(status.state) && begins_with(status.query, "LOCK TABLE ") &&
+            is_of_role_of(holder, working));
 }
 
 } // namespace
@@ -26,14 +47,12 @@ bool is_named_repack(const AwaitedHolder& holder) {
 int repack_that_waits_for_us(const NeededLock& lock, const AwaitedHolders& holders) {
     if (lock.tag.locktag_type != LOCKTAG_RELATION)
         return 0;
-    const LOCKTAG working = advisory_lock_of_repack(lock.tag.locktag_field2);
-    const bool is_worked_on =
-        !find_lock_holders(working, ExclusiveLock, compat::procno_of(MyProc)).empty();
+    const std::span<const LockHolder> working = find_lock_holders(
+        advisory_lock_of_repack(lock.tag.locktag_field2), ExclusiveLock, compat::procno_of(MyProc));
     for (const AwaitedHolder& holder : holders.holders) {
         // It waits for those that are older than the transaction in which it holds the table.
-        if (holder.procno < 0 || holder.xact_start <= GetCurrentTransactionStartTimestamp())
-            continue;
-        if (is_worked_on || is_named_repack(holder))
+        if (holder.procno >= 0 && holder.xact_start > GetCurrentTransactionStartTimestamp() &&
+            is_of_repack(holder, working))
             return holder.pid;
     }
     return 0;

@@ -12,9 +12,9 @@
 
 namespace lockguard::pg {
 
-/// Does pg_repack hold the lock, and wait for the end of this transaction? It is recognised by the
-/// advisory lock that it takes for the table that it works on, or by its application_name. Returns
-/// its pid, or 0.
+/// Does pg_repack hold the lock, and wait for the end of this transaction? It is recognised by its
+/// application_name, or where that is another one by the advisory lock that it takes, in its other
+/// connection, for the table that it works on. Returns its pid, or 0.
 int repack_that_waits_for_us(const NeededLock& lock, const AwaitedHolders& holders);
 
 } // namespace lockguard::pg

@@ -138,6 +138,20 @@ subtest 'in a transaction block there is no way out' => sub {
 	like($error, qr/DETAIL:  .*PID $pid is of pg_repack, which waits for this transaction to end\./s, 'and says why');
 	like($error, qr/HINT:  Roll back, and run the statement outside of a transaction block/, 'and what to do');
 	$ddl->do('ROLLBACK');
+	end_to_hold();
+
+	# Who else reads the table is not of it.
+	begin_to_hold();
+	$ddl->do('BEGIN');
+	$reader->do('BEGIN');
+	$reader->do('SELECT FROM users');
+	$ddl->send('ALTER TABLE users ADD COLUMN c5 int');
+	await($node, 'its patience', "SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE waited > '1 s')");
+	end_to_hold();
+	$reader->do('COMMIT');
+	is($ddl->error, undef, 'a reader that began later, while the tool works, is waited for');
+	$ddl->do('ROLLBACK');
+	begin_to_hold();
 
 	# A transaction that began later is not waited for, and waits.
 	$ddl->do('BEGIN');
