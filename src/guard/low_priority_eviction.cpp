@@ -113,8 +113,11 @@ const char* end_holders(std::span<const NeededLock> locks, const WaitAccount& ac
     if (reason != nullptr)
         return reason;
     const char* detail = detail_for_victims(account, decided_by);
-    for (const AwaitedHolder& victim : all)
-        end(victim, detail, account);
+    // All: each is told of in the log, and after a message PostgreSQL looks for interrupts.
+    run_uninterrupted([&] {
+        for (const AwaitedHolder& victim : all)
+            end(victim, detail, account);
+    });
     return nullptr;
 }
 

@@ -89,9 +89,12 @@ void log_event(const Event& event, const EventNames& names) {
         CurrentMemoryContext,
         [&line](std::pmr::memory_resource& memory) { return core::event_log_line(line, memory); },
         &failure);
-    if (!failure.failed)
+    if (failure.failed)
+        return;
+    run_uninterrupted([&text] { // the caller's work is not done
         ereport(LOG_SERVER_ONLY, (errmsg("pg_lockguard event: %s", text.data()), errhidestmt(true),
                                   errhidecontext(true)));
+    });
 }
 
 } // namespace

@@ -6,7 +6,8 @@
 
 namespace lockguard::pg {
 
-/// Fills in the blocker's part from its status slot, where it is still there.
+/// Fills in the blocker's part from its status slot, where it is still there. May ereport out of
+/// memory.
 void set_event_blocker(Event* event, int procno, int pid);
 
 /// Names for the line in the server log; empty where unknown.
@@ -19,7 +20,7 @@ struct EventNames {
 
 /// Gives the event its number and time, puts it into the ring, and writes the line of the server
 /// log that pg_lockguard.log_events asks for. Without shared memory it only logs. Never raises an
-/// ERROR.
+/// ERROR, nor serves an interrupt.
 void record_event(Event* event, const EventNames& names);
 
 } // namespace lockguard::pg

@@ -1,6 +1,9 @@
-# PostgreSQL looks for interrupts after each message that somebody wants. The guard wants some that nobody else does
-# (pg_lockguard.ddl_heavy). One such message comes between the making of a relation's file and the note that it is to be
+# PostgreSQL looks for interrupts after each message that somebody wants.
+#
+# The guard wants some that nobody else does (pg_lockguard.ddl_heavy). One such message comes between the making of a relation's file and the note that it is to be
 # removed: whoever is ended there leaves the file. So there what has struck is put off, and only there.
+#
+# And it has messages of its own, between things that are done as one.
 #
 # LOCKGUARD_BOUNDARY names the module built from test/boundary (scripts/test builds it): it has a function by which a
 # signal comes at a message.
@@ -110,6 +113,29 @@ for my $mode (qw(low_priority lock_timeout))
 			my ($error) = run_with_signal($mode, 'REFRESH MATERIALIZED VIEW sleeps', $signal, 1);
 			like($error, qr/$errors{$signal}/, $errors{$signal});
 		}
+	};
+}
+
+configure($node, log_events => 'all');
+for my $message ('pg_lockguard: terminated', 'pg_lockguard event: kind=ddl_blocker_terminated')
+{
+	subtest "all in the way are ended, cancelled at '$message' or not" => sub {
+		my @victims = map { session($node, $_) } 'first', 'second';
+		$_->do('BEGIN; SELECT FROM t LIMIT 1') for @victims;
+		my $ddl = session($node, 'ddl');
+		$ddl->do("SET pg_lockguard.ddl_max_wait = '100ms'; SET pg_lockguard.ddl_on_timeout = terminate");
+		$ddl->value('SELECT boundary_signal_at_message(?, 1, ?)', POSIX::SIGINT, $message);
+		my $log = -s $node->logfile;
+		$ddl->send('ALTER TABLE t ADD n int');
+		like($ddl->error, qr/$errors{+POSIX::SIGINT}/, 'the statement is cancelled');
+		is($ddl->value(q{SELECT boundary_signal_at_message(0, 0, '')}), 0, 'at that message');
+		$_->send('SELECT 1') for @victims;
+		like($_->error, qr/ended by PID @{[ $ddl->pid ]}/, $_->name . ' has been ended') for @victims;
+		my $logged = slurp_file($node->logfile, $log);
+		like($logged, qr/LOG:  pg_lockguard: terminated PID @{[ $_->pid ]},/, 'and the log says so') for @victims;
+		is($others->value(q{SELECT count(*) FROM pg_lockguard_events WHERE kind = 'ddl_blocker_terminated' AND blocker_pid = ?}, $_->pid),
+			1, 'and the record') for @victims;
+		forget_sessions(@victims);
 	};
 }
 
