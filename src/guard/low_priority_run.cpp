@@ -98,6 +98,12 @@ class LowPriorityRun {
 
     const GuardedStatement& statement() const { return account_.statement(); }
 
+    /// After a deadlock, for which the statement is not tried again. May ereport.
+    void tell_deadlock() const {
+        count(Counter::deadlocks);
+        account_.record(EventKind::ddl_deadlock, "the statement has failed");
+    }
+
     /// Adds to an error that ended the wait from outside (a cancel request, statement_timeout) what
     /// the guard's own says: which lock it was, and who is in the way. May ereport.
     void explain_end_of_wait(ErrorData* error) const {
@@ -446,6 +452,7 @@ class LowPriorityRun {
         for (Microseconds left; (left = end - steady_now()) > 0;) {
             CHECK_FOR_INTERRUPTS();
             bool can_queue = needed_.contains(account_.lock());
+            MemoryContextReset(round_context_); // the needed locks are in it
             if (attempt(can_queue ? left : 0) == AttemptEnd::done)
                 return true;
             if (!has_queued_) // nor where another lock is in the way as well
@@ -491,8 +498,13 @@ void run_at_low_priority(const UtilityCall& call, CommandTag tag) {
     if (IsA(call.planned->utilityStmt, LockStmt))
         RequireTransactionBlock(call.context == PROCESS_UTILITY_TOPLEVEL, "LOCK TABLE");
     LowPriorityRun wait(call, tag);
+    auto run = [&wait] {
+        run_amending(
+            ERRCODE_T_R_DEADLOCK_DETECTED, [&wait] { wait.run(); },
+            [&wait](ErrorData*) { wait.tell_deadlock(); }, [] {});
+    };
     run_amending(
-        ERRCODE_QUERY_CANCELED, [&wait] { wait.run(); },
+        ERRCODE_QUERY_CANCELED, run,
         [&wait](ErrorData* error) {
             explain_stall(wait.statement(), error);
             wait.explain_end_of_wait(error);

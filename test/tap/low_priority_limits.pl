@@ -178,6 +178,7 @@ subtest 'deadlocks, from either side, guarded or not' => sub {
 	{
 		my @modes = @$case;
 		my $name = "deadlock of $modes[0] and $modes[1]";
+		my $before = statistics($node)->{deadlocks};
 		my @party = (session($node, 'first'), session($node, 'second'));
 		my @table = ('users', 'orders');
 		for my $i (0, 1)
@@ -199,6 +200,10 @@ subtest 'deadlocks, from either side, guarded or not' => sub {
 		like($loser->error, qr/deadlock detected/, "$name is detected");
 		is($loser->sqlstate, '40P01', "$name: its SQLSTATE");
 		$loser->do('ROLLBACK');
+		my $told = $modes[ $lost ? 0 : 1 ] eq 'off' ? 0 : 1;
+		is(statistics($node)->{deadlocks} - $before, $told, "$name: is counted where its loser is guarded");
+		is($witness->value("SELECT count(*) FROM pg_lockguard_events WHERE kind = 'ddl_deadlock' AND pid = ? AND reason = 'the statement has failed'", $loser->pid),
+			$told, "$name: so it is recorded");
 		is($winner->error, undef, "$name: the other goes on");
 		$winner->do('ROLLBACK');
 		is_clean($_, $name) for @party;
