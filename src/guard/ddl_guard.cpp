@@ -8,6 +8,7 @@
 #include "guard/low_priority_run.h"
 #include "guard/nesting.h"
 #include "guard/stall_limit.h"
+#include "guard/statement_options.h"
 #include "sessions/interrupt_watch.h"
 #include "sessions/shared_snapshots.h"
 #include "shmem/counters.h"
@@ -17,7 +18,6 @@
 extern "C" {
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
@@ -47,15 +47,6 @@ bool detaches_concurrently(const AlterTableStmt* statement) {
     return false;
 }
 
-bool says(const List* options, const char* name) {
-    for (int i = 0; i < list_length(options); i++) {
-        auto* option = static_cast<DefElem*>(list_nth(options, i));
-        if (strcmp(option->defname, name) == 0 && defGetBoolean(option))
-            return true;
-    }
-    return false;
-}
-
 /// Does the statement commit on its way, or wait for all other transactions by design? Such a
 /// statement can't run with a setting that lives in one transaction, and stopped half way it leaves
 /// an invalid index behind.
@@ -71,7 +62,7 @@ bool commits_on_its_way(const Node* statement) {
         const auto* reindex = reinterpret_cast<const ReindexStmt*>(statement);
         if (reindex->kind != REINDEX_OBJECT_INDEX && reindex->kind != REINDEX_OBJECT_TABLE)
             return true;
-        if (says(reindex->params, "concurrently"))
+        if (pg::says_concurrently(reindex->params))
             return true;
         char kind = relkind_of(reindex->relation);
         return kind == RELKIND_PARTITIONED_TABLE || kind == RELKIND_PARTITIONED_INDEX;
@@ -83,8 +74,8 @@ bool commits_on_its_way(const Node* statement) {
         // REPACK: with ANALYZE it commits before that; CONCURRENTLY it runs in no transaction
         // block.
         const List* options = pg::compat::repack_options(statement);
-        return says(options, "concurrently") || says(options, "analyze") ||
-               says(options, "analyse");
+        return pg::says_concurrently(options) || pg::has_option(options, "analyze") ||
+               pg::has_option(options, "analyse");
     }
     default:
         return false;

@@ -1,10 +1,10 @@
 #include "guard/heavy_remedy.h"
 
 #include "boundary/bridge.h"
+#include "guard/statement_options.h"
 
 extern "C" {
 #include "catalog/namespace.h"
-#include "commands/defrem.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 }
@@ -103,15 +103,6 @@ ChosenRemedy for_alter_table(const AlterTableStmt* statement, HeavyKind kind, Oi
             return chosen;
     }
     return kNone;
-}
-
-bool says_concurrently(const List* options) {
-    for (int i = 0; i < list_length(options); i++) {
-        auto* option = static_cast<DefElem*>(list_nth(options, i));
-        if (strcmp(option->defname, "concurrently") == 0 && defGetBoolean(option))
-            return true;
-    }
-    return false;
 }
 
 ChosenRemedy for_index(const IndexStmt* statement, HeavyKind kind) {

@@ -1,6 +1,7 @@
 #include "preview/preview_rules.h"
 
 #include "guard/lock_targets.h"
+#include "guard/statement_options.h"
 
 extern "C" {
 #include "access/htup_details.h"
@@ -116,11 +117,7 @@ void add_reindex(const ReindexStmt* statement, PreviewedSteps* steps) {
     const char kind = get_rel_relkind(relation);
     // Each partition in turn, in a transaction of its own.
     const bool partitioned = kind == RELKIND_PARTITIONED_TABLE || kind == RELKIND_PARTITIONED_INDEX;
-    bool concurrently = false;
-    for (int i = 0; i < list_length(statement->params); i++) {
-        const auto* option = static_cast<const DefElem*>(list_nth(statement->params, i));
-        concurrently |= strcmp(option->defname, "concurrently") == 0;
-    }
+    const bool concurrently = says_concurrently(statement->params);
     if (OidIsValid(table))
         add_relation_lock(steps, table, concurrently ? ShareUpdateExclusiveLock : ShareLock);
     if (index && !partitioned && !concurrently)

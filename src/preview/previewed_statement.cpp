@@ -2,13 +2,13 @@
 
 #include "guard/file_map.h"
 #include "guard/inheritance.h"
+#include "guard/statement_options.h"
 
 extern "C" {
 #include "access/htup_details.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "commands/defrem.h"
 #include "commands/trigger.h"
 #include "parser/parser.h"
 #include "storage/lmgr.h"
@@ -108,19 +108,6 @@ bool is_previewed(const Node* statement) {
                          "policies, types, functions and schemas can be previewed, one at a "
                          "time.")));
     }
-}
-
-bool has_option(const List* options, const char* name) {
-    for (int i = 0; i < list_length(options); i++) {
-        auto* option = static_cast<DefElem*>(list_nth(options, i));
-        if (strcmp(option->defname, name) == 0 && defGetBoolean(option))
-            return true;
-    }
-    return false;
-}
-
-bool says_concurrently(const List* options) {
-    return has_option(options, "concurrently");
 }
 
 Oid relation_of(const RangeVar* name) {

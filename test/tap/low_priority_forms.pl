@@ -281,6 +281,7 @@ subtest 'other commands' => sub {
 		[ 'CREATE TRIGGER t2 BEFORE INSERT ON child FOR EACH ROW EXECUTE FUNCTION nothing()', writes('child'), 'child' ],
 		[ 'CREATE RULE r2 AS ON DELETE TO child WHERE false DO INSTEAD NOTHING', reads('child'), 'child' ],
 		[ 'REINDEX TABLE child', writes('child'), 'child' ],
+		[ 'REINDEX (CONCURRENTLY, CONCURRENTLY false) TABLE child', writes('child'), 'child' ],    # the last one counts
 		[ 'REINDEX TABLE child', reads('child'), 'child_pkey|child_amount|child_label' ],
 		[ 'REINDEX INDEX child_amount', reads('child'), 'child_amount' ],
 		[ 'CLUSTER child USING child_amount', reads('child'), 'child' ],

@@ -186,6 +186,21 @@ subtest 'where it can not be done' => sub {
 		[ 'lock | public.users | ShareUpdateExclusiveLock | ddl | 0', 'build index | public.users | - | ddl | 0' ],
 		'CONCURRENTLY is judged by rules');
 	is_deeply(preview('VACUUM FULL users'), \@rewrite_rows, 'so is VACUUM FULL');
+	$session->do('CREATE TABLE split (id int) PARTITION BY LIST (id)');
+	is_deeply(preview('REINDEX (CONCURRENTLY false) TABLE split'), ['lock | public.split | ShareLock | writers | 0'],
+		'and REINDEX of a partitioned table, which is told not to be CONCURRENTLY');
+	# Of an option that is given twice the last one counts.
+	is(preview('REINDEX (CONCURRENTLY, CONCURRENTLY off) TABLE split')->[0], 'lock | public.split | ShareLock | writers | 0',
+		'... at last');
+	my $advice = 'SELECT max(advice) FROM ddl_preview(?)';
+	is($session->value($advice, 'REINDEX (CONCURRENTLY, CONCURRENTLY off) TABLE users'),
+		$session->value($advice, 'REINDEX TABLE users'), '... and the advice is the same');
+	is(preview('REINDEX (CONCURRENTLY false, CONCURRENTLY) TABLE split')->[0],
+		'lock | public.split | ShareUpdateExclusiveLock | ddl | 0', '... or to be so at last');
+	is(preview('REINDEX (CONCURRENTLY false) TABLE CONCURRENTLY users')->[0],
+		'lock | public.users | ShareUpdateExclusiveLock | ddl | 0', '... where the word comes after the options');
+	is_deeply(preview('VACUUM (FULL false, FULL) users'), \@rewrite_rows, 'VACUUM is FULL if it says so at last');
+	is(failure('VACUUM (FULL, FULL false) users'), '0A000 ddl_preview() does not preview VACUUM', '... and only then');
 	is(preview('TRUNCATE users CASCADE')->[0], 'lock | public.users | AccessExclusiveLock | readers and writers | 0',
 		'and TRUNCATE CASCADE');
 	is(failure('ALTER TABLE users ADD x int GENERATED ALWAYS AS (nextval(\'orders_id_seq\')) STORED'),
@@ -303,6 +318,8 @@ subtest 'catalogs whose files no subtransaction may make anew' => sub {
 			'build index | pg_catalog.pg_class | - | readers and writers | 0'
 		],
 		'are previewed by rules');
+	is_deeply(preview('REINDEX (CONCURRENTLY false) INDEX pg_class_oid_index'), preview('REINDEX INDEX pg_class_oid_index'),
+		'... whether that is said or not');
 	is(preview('CLUSTER pg_class USING pg_class_oid_index')->[-1],
 		'rewrite | pg_catalog.pg_class | - | readers and writers | 0', 'CLUSTER as well');
 	like(
