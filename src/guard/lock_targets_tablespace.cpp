@@ -49,15 +49,20 @@ bool is_chosen(const FormData_pg_class& relation, const AlterTableMoveAllStmt* s
     return !IsCatalogNamespace(relation.relnamespace) && !relation.relisshared &&
            !isAnyTempNamespace(relation.relnamespace) && !IsToastNamespace(relation.relnamespace) &&
            is_moved(relation.relkind, statement->objtype) &&
-           (roles == NIL || list_member_oid(roles, relation.relowner));
+           (statement->roles == NIL || list_member_oid(roles, relation.relowner));
 }
 
-/// Those in the tablespace, as a list of OIDs. That of the database is 0 in pg_class.
-List* chosen_relations(const AlterTableMoveAllStmt* statement, Oid tablespace, const List* roles) {
+} // namespace
+
+List* moved_relations(const AlterTableMoveAllStmt* statement, Oid from, Oid to) {
+    if (from == to)
+        return NIL;
+    const List* roles = roles_of(statement);
     List* chosen = NIL;
+    // The database's own tablespace is 0 in pg_class.
     ScanKeyData key;
     ScanKeyInit(&key, Anum_pg_class_reltablespace, BTEqualStrategyNumber, F_OIDEQ,
-                ObjectIdGetDatum(tablespace == MyDatabaseTableSpace ? InvalidOid : tablespace));
+                ObjectIdGetDatum(from == MyDatabaseTableSpace ? InvalidOid : from));
     Relation catalog = table_open(RelationRelationId, AccessShareLock);
     // There is an index by tablespace; it is by file first of all.
     SysScanDesc scan = systable_beginscan(catalog, InvalidOid, false, nullptr, 1, &key);
@@ -72,22 +77,18 @@ List* chosen_relations(const AlterTableMoveAllStmt* statement, Oid tablespace, c
     return chosen;
 }
 
-} // namespace
-
 void collect(Collection* found, const AlterTableMoveAllStmt* statement) {
     Oid from = get_tablespace_oid(statement->orig_tablespacename, true);
     Oid to = get_tablespace_oid(statement->new_tablespacename, true);
-    const List* roles = roles_of(statement);
     bool refused = !OidIsValid(from) || !OidIsValid(to) || from == GLOBALTABLESPACE_OID ||
-                   to == GLOBALTABLESPACE_OID || (roles == NIL && statement->roles != NIL);
+                   to == GLOBALTABLESPACE_OID ||
+                   (statement->roles != NIL && roles_of(statement) == NIL);
     if (refused ||
         (to != MyDatabaseTableSpace && !compat::may_create_in_tablespace(to, GetUserId()))) {
         found->valid = false;
         return;
     }
-    if (from == to)
-        return;
-    const List* relations = chosen_relations(statement, from, roles);
+    const List* relations = moved_relations(statement, from, to);
     for (int i = 0; i < list_length(relations); i++) {
         Oid relation = list_nth_oid(relations, i);
         if (!is_allowed(relation, Right::own, 0)) {

@@ -1,6 +1,7 @@
 #include "preview/preview_rules.h"
 
 #include "guard/lock_targets.h"
+#include "guard/lock_targets_tablespace.h"
 #include "guard/statement_options.h"
 
 extern "C" {
@@ -16,7 +17,6 @@ extern "C" {
 #include "nodes/makefuncs.h"
 #include "parser/parse_type.h"
 #include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -67,24 +67,6 @@ Oid toast_table_of(Oid relation) {
     Oid toast = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->reltoastrelid;
     ReleaseSysCache(row);
     return toast;
-}
-
-/// Calls visit(oid) for the rows of a query of one column, with the memory of the caller.
-template <class Visit>
-void for_each_relation(const char* query, int count, Oid* types, Datum* values, const char* nulls,
-                       Visit visit) {
-    MemoryContext context = CurrentMemoryContext;
-    SPI_connect();
-    if (SPI_execute_with_args(query, count, types, values, nulls, true, 0) != SPI_OK_SELECT)
-        elog(ERROR, "could not look up relations to preview");
-    MemoryContext spi_context = MemoryContextSwitchTo(context);
-    for (uint64 i = 0; i < SPI_processed; i++) {
-        bool is_null;
-        visit(DatumGetObjectId(
-            SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null)));
-    }
-    MemoryContextSwitchTo(spi_context);
-    SPI_finish();
 }
 
 // ---- CONCURRENTLY and the like: as the sources have it (indexcmds.c, index.c, tablecmds.c)
@@ -194,59 +176,36 @@ void add_file_copy(PreviewedSteps* steps, Oid relation) {
     }
 }
 
-/// The relations that ALL IN TABLESPACE moves, as AlterTableMoveAll() has it. Those of the
-/// database's own tablespace have 0 there.
-constexpr const char* kRelationsInTablespace = R"(
-    SELECT c.oid FROM pg_catalog.pg_class c
-    WHERE c.reltablespace OPERATOR(pg_catalog.=) $1 AND c.oid OPERATOR(pg_catalog.>=) 16384
-        AND NOT c.relisshared AND c.relkind OPERATOR(pg_catalog.=) ANY ($2)
-        AND c.relnamespace OPERATOR(pg_catalog.<>) 99
-        AND ($3 IS NULL OR c.relowner OPERATOR(pg_catalog.=) ANY ($3))
-    ORDER BY 1)";
-
-Datum kinds_array(ObjectType type) {
-    Datum kinds[2] = {CharGetDatum(RELKIND_RELATION), CharGetDatum(RELKIND_PARTITIONED_TABLE)};
-    if (type == OBJECT_INDEX) {
-        kinds[0] = CharGetDatum(RELKIND_INDEX);
-        kinds[1] = CharGetDatum(RELKIND_PARTITIONED_INDEX);
-    } else if (type == OBJECT_MATVIEW) {
-        kinds[0] = kinds[1] = CharGetDatum(RELKIND_MATVIEW);
-    }
-    return PointerGetDatum(construct_array(kinds, 2, CHAROID, 1, true, TYPALIGN_CHAR));
+/// May the user put relations there? As ATPrepSetTableSpace() and AlterTableMoveAll() have it.
+void require_tablespace(Oid tablespace, const char* name) {
+    if (tablespace != MyDatabaseTableSpace &&
+        !compat::may_create_in_tablespace(tablespace, GetUserId()))
+        aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLESPACE, name);
 }
 
+/// What AlterTableMoveAll() refuses, in its order.
 void add_tablespace_move(const AlterTableMoveAllStmt* statement, PreviewedSteps* steps) {
-    Oid tablespace = get_tablespace_oid(statement->orig_tablespacename, false);
-    get_tablespace_oid(statement->new_tablespacename, false);
-    if (tablespace == MyDatabaseTableSpace)
-        tablespace = InvalidOid;
-    List* roles = roleSpecsToIds(statement->roles);
-    auto* owners =
-        static_cast<Datum*>(palloc(sizeof(Datum) * static_cast<Size>(list_length(roles) + 1)));
-    for (int i = 0; i < list_length(roles); i++)
-        owners[i] = ObjectIdGetDatum(list_nth_oid(roles, i));
-    Oid types[] = {OIDOID, CHARARRAYOID, OIDARRAYOID};
-    Datum values[] = {ObjectIdGetDatum(tablespace), kinds_array(statement->objtype),
-                      PointerGetDatum(construct_array(owners, list_length(roles), OIDOID,
-                                                      sizeof(Oid), true, TYPALIGN_INT))};
-    for_each_relation(kRelationsInTablespace, 3, types, values, roles == NIL ? "  n" : nullptr,
-                      [steps](Oid relation) {
-                          if (!compat::owns_relation(relation, GetUserId()))
-                              refuse_stranger(relation);
-                          add_file_copy(steps, relation);
-                      });
+    roleSpecsToIds(statement->roles);
+    Oid from = get_tablespace_oid(statement->orig_tablespacename, false);
+    Oid to = get_tablespace_oid(statement->new_tablespacename, false);
+    if (from == GLOBALTABLESPACE_OID || to == GLOBALTABLESPACE_OID)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("cannot move relations in to or out of pg_global tablespace")));
+    require_tablespace(to, statement->new_tablespacename);
+    const List* relations = moved_relations(statement, from, to);
+    for (int i = 0; i < list_length(relations); i++) {
+        Oid relation = list_nth_oid(relations, i);
+        if (!compat::owns_relation(relation, GetUserId()))
+            refuse_stranger(relation);
+        add_file_copy(steps, relation);
+    }
 }
 
-/// As ATPrepSetTableSpace() has it.
-void require_tablespace(const AlterTableStmt* statement) {
+void require_tablespaces(const AlterTableStmt* statement) {
     for (int i = 0; i < list_length(statement->cmds); i++) {
         const auto* command = static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i));
-        if (command->subtype != AT_SetTableSpace)
-            continue;
-        Oid tablespace = get_tablespace_oid(command->name, false);
-        if (tablespace != MyDatabaseTableSpace &&
-            !compat::may_create_in_tablespace(tablespace, GetUserId()))
-            aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLESPACE, command->name);
+        if (command->subtype == AT_SetTableSpace)
+            require_tablespace(get_tablespace_oid(command->name, false), command->name);
     }
 }
 
@@ -256,7 +215,7 @@ void add_copy(const Node* statement, PreviewedSteps* steps) {
     } else {
         const auto* alter = reinterpret_cast<const AlterTableStmt*>(statement);
         Oid relation = own_relation(alter->relation);
-        require_tablespace(alter);
+        require_tablespaces(alter);
         add_file_copy(steps, relation);
     }
     if (!steps->has_work)
@@ -285,22 +244,43 @@ constexpr const char* kTablesWithDomain = R"(
         AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,m}'::"char"[])
     ORDER BY 1)";
 
+/// Those, as a list of OIDs in the memory of the caller.
+List* tables_with(Oid domain) {
+    MemoryContext caller = CurrentMemoryContext;
+    Oid types[] = {OIDOID};
+    Datum values[] = {ObjectIdGetDatum(domain)};
+    SPI_connect();
+    if (SPI_execute_with_args(kTablesWithDomain, 1, types, values, nullptr, true, 0) !=
+        SPI_OK_SELECT)
+        elog(ERROR, "could not look up the tables with a domain");
+    MemoryContext spi_context = MemoryContextSwitchTo(caller);
+    List* tables = NIL;
+    for (uint64 i = 0; i < SPI_processed; i++) {
+        bool is_null;
+        Datum table = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null);
+        tables = lappend_oid(tables, DatumGetObjectId(table));
+    }
+    MemoryContextSwitchTo(spi_context);
+    SPI_finish();
+    return tables;
+}
+
 void add_domain(const AlterDomainStmt* statement, PreviewedSteps* steps) {
     const TypeName* name = makeTypeNameFromNameList(statement->typeName);
     Oid domain = typenameTypeId(nullptr, name);
     if (!compat::owns_type(domain, GetUserId()))
         aclcheck_error_type(ACLCHECK_NOT_OWNER, domain);
-    Oid types[] = {OIDOID};
-    Datum values[] = {ObjectIdGetDatum(domain)};
+    const List* tables = tables_with(domain);
     int64 largest = -1;
-    for_each_relation(kTablesWithDomain, 1, types, values, nullptr, [&](Oid table) {
+    for (int i = 0; i < list_length(tables); i++) {
+        Oid table = list_nth_oid(tables, i);
         add_relation_lock(steps, table, ShareLock);
         WorkSize size = size_of_unlocked(HeavyKind::scan, table);
         if (!size.is_empty && size.bytes > largest) {
             largest = size.bytes;
             set_work(steps, HeavyKind::scan, table);
         }
-    });
+    }
     if (!steps->has_work)
         set_light_work(steps, InvalidOid);
 }

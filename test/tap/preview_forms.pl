@@ -231,6 +231,45 @@ for my $statement (grep { !/^#|^$/ } split /\n/, $list)
 	$by_rules++ if ($preview->{rows}[-1]{advice} // '') =~ /^Not run/;
 }
 
+# What ALL IN TABLESPACE moves: not the temporary tables that stand in the same tablespace, nor catalogs; but whatever else
+# came with the database, as the tables of information_schema.
+subtest 'all in a tablespace' => sub {
+	$ddl->do('CREATE TEMPORARY TABLE passing (id int PRIMARY KEY)');
+	$ddl->do('INSERT INTO passing SELECT generate_series(1, 20)');
+	$node->safe_psql('postgres', 'CREATE ROLE mover; ALTER TABLE f.loose OWNER TO mover');
+	my %kinds = (TABLE => '{r,p}', INDEX => '{i,I}', 'MATERIALIZED VIEW' => '{m}');
+	for my $type (sort keys %kinds)
+	{
+		for my $which ('', 'OWNED BY mover', 'OWNED BY mover, postgres')
+		{
+			my $statement = "ALTER $type ALL IN TABLESPACE pg_default $which SET TABLESPACE away" =~ s/ {2}/ /r;
+			my $preview = preview($statement);
+			$ddl->do('BEGIN');
+			$ddl->do($statement);
+			my @locked = $ddl->rows(q{
+				SELECT quote_ident(nspname) || '.' || quote_ident(relname) AS name
+					FROM pg_locks JOIN pg_class c ON c.oid = relation JOIN pg_namespace n ON n.oid = relnamespace
+					WHERE pid = pg_backend_pid() AND mode = 'AccessExclusiveLock' AND relkind = ANY (?::"char"[])
+						AND nspname <> 'pg_toast'}, $kinds{$type});
+			$ddl->do('ROLLBACK');
+			ok(@locked > 0, "$statement moves some") if $type eq 'TABLE';
+			is(join("\n", sort map { $_->{relation} } grep { $_->{action} eq 'lock' } @{ $preview->{rows} }),
+				join("\n", sort map { $_->{name} } @locked), '... and these are shown') or diag($preview->{error});
+		}
+	}
+	is_deeply([ map { $_->{action} } @{ preview('ALTER TABLE ALL IN TABLESPACE abroad SET TABLESPACE abroad')->{rows} } ],
+		['catalog only'], 'from a tablespace to itself nothing is moved');
+	for my $statement (
+		'ALTER TABLE ALL IN TABLESPACE missing SET TABLESPACE away', 'ALTER TABLE ALL IN TABLESPACE abroad SET TABLESPACE missing',
+		'ALTER TABLE ALL IN TABLESPACE pg_global SET TABLESPACE away', 'ALTER TABLE ALL IN TABLESPACE abroad SET TABLESPACE pg_global',
+		'ALTER TABLE ALL IN TABLESPACE abroad OWNED BY missing SET TABLESPACE away')
+	{
+		like(first_line(preview($statement)->{error} // ''), qr/\w/, "$statement: an error");
+		is(first_line(preview($statement)->{error} // ''), first_line(truth($statement)->{error}), '... and it is the same');
+	}
+	$ddl->do('DROP TABLE passing');
+};
+
 # The list is one that shows something.
 ok(($seen{$_} // 0) > 0, "there are forms with: $_")
   for 'lock', 'rewrite', 'scan', 'build index', 'validate foreign key', 'run query', 'catalog only';

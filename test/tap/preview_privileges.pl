@@ -63,6 +63,15 @@ for my $statement (
 	is(outcome('owner', $statement), 'seen', "the owner is not: $statement");
 }
 is(outcome('owner', 'ALTER TABLE users SET TABLESPACE pg_global'), '42501', 'nor does the owner put it where he may not');
+subtest 'all in a tablespace' => sub {
+	$superuser->do('SET allow_in_place_tablespaces = on');
+	$superuser->do(q{CREATE TABLESPACE away LOCATION ''});
+	my $own = 'ALTER TABLE ALL IN TABLESPACE pg_default OWNED BY owner SET TABLESPACE away';
+	is(outcome('owner', $own), '42501', 'nobody moves what is his to where he may not');
+	$superuser->do('GRANT CREATE ON TABLESPACE away TO owner');
+	is(outcome('owner', $own), 'seen', 'he does to where he may');
+	is(outcome('owner', 'ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE away'), '42501', 'but not what is not his');
+};
 is(outcome('stranger', 'CREATE TABLE mine (id int)'), '42501', 'nobody makes what he may not make');
 is($superuser->value(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)
 	WHERE application_name <> 'superuser' AND mode = 'AccessExclusiveLock'}), 0, 'no lock is left');
