@@ -59,7 +59,6 @@ struct Run {
     bool stopped_at_query; // by our own error
     HeavyWatch watch;
     RunningStatement running;
-    ExecutorStart_hook_type outer_start;
 };
 
 /// The one of this process: previews do not nest (a guarded statement or a preview refuses one
@@ -127,13 +126,16 @@ Oid refreshed_view(const Node* statement) {
                             NoLock, true);
 }
 
-/// In place of whatever hook there is: the query is not to begin at all.
+/// The hook of whoever was there before ours.
+ExecutorStart_hook_type outer_start;
+
+/// Of the query of the statement the others hear nothing: it is not to begin at all. All else
+/// passes, as everything does while no preview runs.
 void on_executor_start(QueryDesc* query, int flags) {
     Run* run = current;
     if (run == nullptr || !is_query_of(query, run->statement.node())) {
-        ExecutorStart_hook_type outer = run == nullptr ? nullptr : run->outer_start;
-        if (outer != nullptr)
-            outer(query, flags);
+        if (outer_start != nullptr)
+            outer_start(query, flags);
         else
             standard_ExecutorStart(query, flags);
         return;
@@ -147,6 +149,17 @@ void on_executor_start(QueryDesc* query, int flags) {
                         static_cast<int64>(std::min(plan->plan_rows * plan->plan_width, 9e18))};
     run->stopped_at_query = true;
     ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg_internal("the preview ends here")));
+}
+
+void install_executor_start() {
+    static bool installed;
+    if (installed)
+        return;
+    // As late as this, so that it comes before those of other libraries. And for good: a library
+    // that the previewed statement loads puts its hook before ours, and knows ours as the next.
+    outer_start = ExecutorStart_hook;
+    ExecutorStart_hook = on_executor_start;
+    installed = true;
 }
 
 // ---- Inside of the subtransaction
@@ -198,7 +211,6 @@ void end_run(Run* run) {
     disable_timeout(deadline, false);
     stop_wait_limit();
     withdraw_own_cancel(&run->cancel);
-    ExecutorStart_hook = run->outer_start;
     current = nullptr;
     run->running.leave();
     // An error that came while this process had an LWLock is none of these.
@@ -215,8 +227,7 @@ bool run_inside(Run* run, int max_hold) {
     run->has_begun = true;
     run->watch.enter(run->statement.node(), true, on_heavy_work, run);
     run->running.enter(Nesting::attempt);
-    run->outer_start = ExecutorStart_hook;
-    ExecutorStart_hook = on_executor_start;
+    install_executor_start();
     current = run;
     start_deadline(max_hold);
     run_guarded(
@@ -323,9 +334,8 @@ void conclude(Run* run) {
 /// One look. False where it ended before the statement was run, at a lock that is known to be
 /// needed.
 bool look_once(const PreviewedStatement& statement, int max_hold, PreviewedSteps* steps) {
-    Run run = {
-        statement, steps,  CurrentMemoryContext, {}, {}, {}, nullptr, {}, false, false, false, {},
-        {},        nullptr};
+    Run run = {statement, steps, CurrentMemoryContext, {}, {}, {}, nullptr, {}, false, false, false,
+               {},        {}};
     run.targets = find_lock_targets(statement.node());
     run.new_name = name_of_new(into_clause_of(statement.node()));
     if (is_known_lock_held(&run))

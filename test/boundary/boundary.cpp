@@ -1,6 +1,7 @@
 // SQL functions that fail in every way in which C++ and PostgreSQL can fail, through the bridge
-// that the extension uses, for test/tap/boundary.pl; and a background worker of a type that is
-// no text, for test/tap/lock_tree_valid_text.pl. Never installed.
+// that the extension uses, for test/tap/boundary.pl; what other libraries do to a session; and a
+// background worker of a type that is no text, for test/tap/lock_tree_valid_text.pl. Never
+// installed.
 #include "boundary/bridge.h"
 
 #include <sys/resource.h>
@@ -16,6 +17,7 @@
 extern "C" {
 #include "access/table.h"
 #include "access/xact.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -39,6 +41,7 @@ PG_FUNCTION_INFO_V1(boundary_handle_sigint);
 PG_FUNCTION_INFO_V1(boundary_keep_one_handler);
 PG_FUNCTION_INFO_V1(boundary_run_handling_sigint);
 PG_FUNCTION_INFO_V1(boundary_signal_at_message);
+PG_FUNCTION_INFO_V1(boundary_count_queries);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
 
@@ -217,6 +220,21 @@ void on_message(ErrorData* error) {
         kill(MyProcPid, at_message.number);
     if (at_message.next != nullptr)
         at_message.next(error);
+}
+
+/// The queries of this backend that have begun since its first boundary_count_queries().
+struct {
+    int32 number;
+    bool counted;
+    ExecutorStart_hook_type next;
+} queries;
+
+void on_executor_start(QueryDesc* query, int flags) {
+    queries.number++;
+    if (queries.next != nullptr)
+        queries.next(query, flags);
+    else
+        standard_ExecutorStart(query, flags);
 }
 
 rlim_t address_space_in_use() {
@@ -418,6 +436,17 @@ PGDLLEXPORT Datum boundary_signal_at_message(PG_FUNCTION_ARGS) {
         emit_log_hook = on_message;
     }
     PG_RETURN_INT32(left);
+}
+
+/// boundary_count_queries() -> int: counts them from now on, by a hook that is put once, as a
+/// library does when it is loaded. Returns how many there were.
+PGDLLEXPORT Datum boundary_count_queries(PG_FUNCTION_ARGS) {
+    if (!queries.counted) {
+        queries.counted = true;
+        queries.next = ExecutorStart_hook;
+        ExecutorStart_hook = on_executor_start;
+    }
+    PG_RETURN_INT32(queries.number);
 }
 
 /// boundary_balance() -> text: the witnesses and clean-ups so far, and whether an exception is

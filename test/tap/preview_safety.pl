@@ -1,5 +1,7 @@
 # A preview keeps nobody waiting, leaves nothing behind, and swallows nothing that is sent to its
 # session; where it can't be done, it says so.
+#
+# LOCKGUARD_BOUNDARY names the module built from test/boundary (scripts/test builds it): it has a function that puts a hook.
 use strict;
 use warnings;
 
@@ -10,6 +12,9 @@ use LockGuard;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+my $module = $ENV{LOCKGUARD_BOUNDARY}
+  or die "set LOCKGUARD_BOUNDARY to test/boundary/lockguard_boundary.so\n";
 
 my $node = start_node(
 	'safety',
@@ -268,6 +273,29 @@ subtest 'functions that the statement calls' => sub {
 	is_deeply([ map { $_->{held_by} } grep { $_->{relation} eq 'public.elsewhere' } @rows ], [ [ $other->pid ] ],
 		'and waits no longer than the preview');
 	$other->do('COMMIT');
+};
+
+# A language's handler loads its library, and the library puts its hooks, when a function is called for the first time: that
+# may be by a statement that is previewed.
+subtest 'a library that is loaded meanwhile' => sub {
+	$node->safe_psql('postgres', qq{
+		CREATE FUNCTION boundary_count_queries() RETURNS int AS '$module' LANGUAGE c STRICT;
+		-- The server runs it beforehand.
+		CREATE FUNCTION loads() RETURNS int IMMUTABLE LANGUAGE plpgsql AS \$\$ BEGIN RETURN boundary_count_queries(); END \$\$;
+	});
+	my ($kept, $fresh) = ($session, session($node, 'fresh'));
+	$session = $fresh;
+	is(preview('ALTER TABLE users ADD x int DEFAULT loads()')->[-1],
+		'catalog only | public.users | - | readers and writers | 1', 'the statement is run');
+	my $before = $session->value('SELECT boundary_count_queries()');
+	$session->value('SELECT 1');
+	is($session->value('SELECT boundary_count_queries()') - $before, 2, 'its hook is called for the queries that follow');
+	is_deeply(preview('CREATE TABLE copy AS SELECT n FROM users')->[-1], 'run query | copy | - | ddl | 0',
+		'and the next preview stops at its query all the same');
+	$before = $session->value('SELECT boundary_count_queries()');
+	is($session->value('SELECT boundary_count_queries()') - $before, 1, '... and both hooks are there still');
+	$session = $kept;
+	forget_sessions($fresh);
 };
 
 subtest 'event triggers do not fire' => sub {
