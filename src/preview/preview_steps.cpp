@@ -19,19 +19,36 @@ PreviewedSteps start_steps() {
     return steps;
 }
 
+namespace {
+
+/// Where the object is in the list: as merge() of guard/lock_collection. Returns the lock that
+/// covers the new one; null where none does.
+PreviewedLock* merge(PreviewedSteps* steps, const LOCKTAG& tag, LOCKMODE mode) {
+    int kept = 0;
+    PreviewedLock* placed = nullptr;
+    for (int i = 0; i < steps->lock_count; i++) {
+        PreviewedLock lock = steps->locks[i];
+        const bool same = memcmp(&lock.tag, &tag, sizeof(LOCKTAG)) == 0;
+        if (same && covers(mode, lock.mode)) {
+            if (placed != nullptr)
+                continue;
+            lock.mode = mode;
+            placed = &steps->locks[kept];
+        } else if (same && covers(lock.mode, mode)) {
+            placed = &steps->locks[kept];
+        }
+        steps->locks[kept++] = lock;
+    }
+    steps->lock_count = kept;
+    return placed;
+}
+
+} // namespace
+
 PreviewedLock* add_lock(PreviewedSteps* steps, const LOCKTAG& tag, LOCKMODE mode) {
     Assert(mode > NoLock && mode <= MaxLockMode);
-    for (int i = 0; i < steps->lock_count; i++) {
-        PreviewedLock* known = &steps->locks[i];
-        if (memcmp(&known->tag, &tag, sizeof(LOCKTAG)) != 0)
-            continue;
-        if (covers(known->mode, mode))
-            return known;
-        if (covers(mode, known->mode)) {
-            known->mode = mode;
-            return known;
-        }
-    }
+    if (PreviewedLock* known = merge(steps, tag, mode))
+        return known;
     if (steps->lock_count == steps->lock_room) {
         steps->lock_room *= 2;
         steps->locks = static_cast<PreviewedLock*>(

@@ -39,7 +39,8 @@ struct PreviewedSteps {
 /// In the current memory context.
 PreviewedSteps start_steps();
 
-/// Adds a lock, unless it, or a mode that covers it, is there. Modes that it covers go.
+/// Adds a lock, unless it, or a mode that covers it, is there. The new one takes the place of the
+/// first mode that it covers; others that it covers go. Good until the next call.
 PreviewedLock* add_lock(PreviewedSteps* steps, const LOCKTAG& tag, LOCKMODE mode);
 PreviewedLock* add_relation_lock(PreviewedSteps* steps, Oid relation, LOCKMODE mode);
 

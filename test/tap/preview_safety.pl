@@ -273,6 +273,24 @@ subtest 'functions that the statement calls' => sub {
 	is_deeply([ map { $_->{held_by} } grep { $_->{relation} eq 'public.elsewhere' } @rows ], [ [ $other->pid ] ],
 		'and waits no longer than the preview');
 	$other->do('COMMIT');
+	$node->safe_psql('postgres', q{
+		CREATE FUNCTION locks_it() RETURNS int VOLATILE LANGUAGE plpgsql AS $$ BEGIN
+			LOCK TABLE elsewhere IN SHARE MODE;
+			LOCK TABLE elsewhere IN SHARE UPDATE EXCLUSIVE MODE;
+			LOCK TABLE elsewhere IN ACCESS EXCLUSIVE MODE;
+			RETURN 1; END $$;
+		CREATE FUNCTION locks() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN locks_it(); END $$});
+	is_deeply(preview('ALTER TABLE users ADD x int DEFAULT locks()'), [
+			'lock | public.users | AccessExclusiveLock | readers and writers | 1',
+			'lock | public.elsewhere | AccessExclusiveLock | readers and writers | 1',
+			'catalog only | public.users | - | readers and writers | 1' ], 'of its locks on a table the strongest is told');
+	$other->do('BEGIN');
+	$other->do('SELECT FROM elsewhere');
+	is_deeply(preview('ALTER TABLE users ADD x int DEFAULT locks()'), [
+			'lock | public.users | AccessExclusiveLock | readers and writers | 0',
+			'lock | public.elsewhere | AccessExclusiveLock | readers and writers | 0' ],
+		'also where that is the one it waits for, after two of which neither covers the other');
+	$other->do('COMMIT');
 };
 
 # A language's handler loads its library, and the library puts its hooks, when a function is called for the first time: that
