@@ -280,6 +280,17 @@ bool has_row_trigger(Oid relation, const char* name, bool also_internal) {
     return found;
 }
 
+bool has_truncate_trigger(Oid relation) {
+    bool found = false;
+    Lookup lookup =
+        begin(TriggerRelationId, TriggerRelidNameIndexId, Anum_pg_trigger_tgrelid, relation);
+    HeapTuple tuple;
+    while (const auto* row = next<FormData_pg_trigger>(lookup, &tuple))
+        found |= TRIGGER_FOR_TRUNCATE(row->tgtype) != 0;
+    end(lookup);
+    return found;
+}
+
 Oid parent_of_pending_detach(Oid relation) {
     Oid parent = InvalidOid;
     HeapTuple tuple;

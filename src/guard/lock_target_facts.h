@@ -1,5 +1,6 @@
-// For lock_targets only: what the catalogs say of columns, constraints and triggers. Nothing here
-// takes a lock on a relation that it asks about; any may change or vanish meanwhile.
+// For lock_targets only (and the preview, which asks for triggers): what the catalogs say of
+// columns, constraints and triggers. Nothing here takes a lock on a relation that it asks about;
+// any may change or vanish meanwhile.
 #pragma once
 
 #include "boundary/compat.h"
@@ -59,6 +60,9 @@ bool has_indexes(Oid relation);
 
 /// Has the relation a FOR EACH ROW trigger (of that name, if it is not null)?
 bool has_row_trigger(Oid relation, const char* name, bool also_internal);
+
+/// Has the relation a trigger that TRUNCATE fires?
+bool has_truncate_trigger(Oid relation);
 
 /// The relation that this is a partition of; InvalidOid where there is none.
 Oid partitioned_parent(Oid relation);

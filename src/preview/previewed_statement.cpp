@@ -2,6 +2,7 @@
 
 #include "guard/file_map.h"
 #include "guard/inheritance.h"
+#include "guard/lock_target_facts.h"
 #include "guard/statement_options.h"
 
 extern "C" {
@@ -9,15 +10,12 @@ extern "C" {
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "commands/trigger.h"
 #include "parser/parser.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 #include "utils/syscache.h"
 }
 
@@ -162,17 +160,12 @@ Unseen of_truncate(const TruncateStmt* statement) {
         if (statement->behavior == DROP_CASCADE)
             return Unseen::runs_triggers;
         for (int j = 0; j < list_length(all); j++) {
-            Relation table = RelationIdGetRelation(list_nth_oid(all, j));
-            if (!RelationIsValid(table))
-                continue;
-            const bool foreign = table->rd_rel->relkind == RELKIND_FOREIGN_TABLE;
-            const bool triggers =
-                table->trigdesc != nullptr && (table->trigdesc->trig_truncate_before_statement ||
-                                               table->trigdesc->trig_truncate_after_statement);
-            RelationClose(table);
-            if (foreign)
+            // Not from the relation cache: nothing is locked, and who drops a table may commit
+            // while it is made an entry there, which fails half way.
+            Oid table = list_nth_oid(all, j);
+            if (get_rel_relkind(table) == RELKIND_FOREIGN_TABLE)
                 return Unseen::foreign_table;
-            if (triggers)
+            if (has_truncate_trigger(table))
                 return Unseen::runs_triggers;
         }
     }

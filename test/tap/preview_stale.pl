@@ -68,6 +68,29 @@ subtest 'a default partition with rows stays one' => sub {
 	$session->do('ROLLBACK');
 };
 
+# Whoever opened the table would find it half gone: its row of pg_class before, those of pg_attribute after the commit.
+subtest 'a table that is being dropped' => sub {
+	$node->safe_psql('postgres', 'CREATE TABLE going (id int)');
+	my ($looks, $dropper) = (session($node, 'looks'), session($node, 'dropper'));
+	my $preview = q{SELECT set_config('test.seen',
+		(SELECT string_agg(concat_ws(' ', action, relation, lock_mode, held_by), ', ') FROM ddl_preview('TRUNCATE %s')), false)};
+	my $looked_or_waits = q{SELECT query LIKE '%TRUNCATE ' || ? || '%' AND (state = 'idle' OR wait_event_type = 'Lock')
+		FROM pg_stat_activity WHERE pid = ?};
+	# What both of them look up themselves is in the caches.
+	$looks->do(sprintf $preview, 'big');
+	await($node, 'it has looked', $looked_or_waits, 'big', $looks->pid);
+	$dropper->do('BEGIN');
+	$dropper->do('DROP TABLE going');
+	$dropper->do('LOCK TABLE pg_catalog.pg_attribute');
+	$looks->send(sprintf $preview, 'going');
+	await($node, 'it has looked, or waits for the catalog', $looked_or_waits, 'going', $looks->pid);
+	$dropper->do('COMMIT');
+	is($looks->error, undef, 'is not opened');
+	is($looks->value(q{SELECT current_setting('test.seen')}), 'lock public.going AccessExclusiveLock {' . $dropper->pid . '}',
+		'... and who drops it is shown');
+	forget_sessions($looks, $dropper);
+};
+
 my $left = q{SELECT coalesce(string_agg(mode || ' on ' || relation::regclass, ', '), 'none')
 	FROM pg_locks WHERE pid = pg_backend_pid() AND relation >= 16384};
 
