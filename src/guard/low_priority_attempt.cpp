@@ -223,7 +223,7 @@ bool Attempts::lock_and_run(const AttemptPlan& plan, uint64 messages, const Lock
 }
 
 /// While the statement waits for a lock that was not known, others wait for those that it has.
-void Attempts::run_statement(Microseconds patience) const {
+void Attempts::run_statement(Microseconds patience) {
     // The limit is for this process; lock_timeout is for parallel workers, which know of no other,
     // and it leaves the limit to come first.
     LockTimeoutScope scope;
@@ -231,8 +231,11 @@ void Attempts::run_statement(Microseconds patience) const {
         scope.enter(std::max<int>(
             settings.ddl_lock_timeout,
             static_cast<int>(std::min<Microseconds>(2 * (patience / kMillisecond) + 10, INT_MAX))));
-    const bool sampled = LockTimeout > 0;
-    const WaitSampling sampling = sampled ? start_wait_sampling(LockTimeout) : WaitSampling{};
+    const int shortest = foreign_lock_timeout_ > 0 && LockTimeout > 0
+                             ? std::min(foreign_lock_timeout_, LockTimeout)
+                             : std::max(foreign_lock_timeout_, LockTimeout);
+    const bool sampled = shortest > 0;
+    const WaitSampling sampling = sampled ? start_wait_sampling(shortest) : WaitSampling{};
     RunningStatement running;
     running.enter(Nesting::attempt);
     StallLimit limit;
@@ -242,7 +245,8 @@ void Attempts::run_statement(Microseconds patience) const {
             start_wait_limit(patience);
             run_copy_watched(call_, account_.statement().tag);
         },
-        [sampled, &sampling, &running, &limit] {
+        [this, sampled, &sampling, &running, &limit] {
+            latest_lock_timeout_ = LockTimeout; // also that of a function that an error has left
             stop_wait_limit();
             limit.leave();
             running.leave();
@@ -285,6 +289,8 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
         learn_limited_wait(result);
     else if (lock_of_timeout(&failed) && failed.lock_known)
         learn_wait(failed, result);
+    else if (is_lock_timeout(&error))
+        foreign_lock_timeout_ = latest_lock_timeout_;
 }
 
 /// The guard has ended the wait, maybe because others were kept waiting.

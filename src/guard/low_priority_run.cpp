@@ -337,12 +337,15 @@ class LowPriorityRun {
             policy_.limits.deadline +=
                 std::max<Microseconds>(result.waited_since - result.got_all, 0);
         rhythm_.limits.deadline = policy_.limits.deadline;
+        // The next attempt might end in the same way, at once, where nobody knows what it waits
+        // for.
+        if (!result.lock_known)
+            core::ran_in_vain(rhythm_, result.ended, result.ended - result.got_all);
         // Whoever came while the statement had its locks, and lost them again, waited for nothing.
         if (result.kept_waiting <= 0)
             return;
         core::kept_waiting(policy_, result.ended, result.kept_waiting);
         WaitAccount::note_stall(result.kept_waiting);
-        // The next attempt might end in the same way.
         core::ran_in_vain(rhythm_, result.ended, result.kept_waiting);
     }
 

@@ -74,5 +74,28 @@ for my $round (1 .. $rounds)
 }
 note("$unknown looks saw a statement without a known lock");
 
+# A lock that a statement's own function gave up to wait for, in a queue, is looked out for when it runs again, and then waited for outside.
+$node->safe_psql(
+	'postgres', q{
+	CREATE FUNCTION g(int) RETURNS int VOLATILE LANGUAGE plpgsql SET lock_timeout = '20ms' AS
+		$$BEGIN LOCK TABLE b; RETURN $1; END$$;
+	CREATE FUNCTION h(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN SET LOCAL lock_timeout = '50ms'; UPDATE b SET id = id; RETURN $1; END$$;
+	INSERT INTO b VALUES (1);
+});
+for my $function (qw(g h))
+{
+	$holder->do('BEGIN');
+	$holder->do('UPDATE b SET id = id');
+	$ddl->send("ALTER TABLE a ALTER id TYPE int USING $function(id)");
+	await($node, 'the lock is known, and who holds it', 'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE lock_mode IS NOT NULL AND ? = ANY (holders))', $holder->pid);
+	await($node, 'it waits', 'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE waited > ?)', '2 s');
+	my $xids = $witness->value('SELECT pg_snapshot_xmax(pg_current_snapshot())');
+	await($node, 'it goes on waiting', 'SELECT EXISTS (SELECT FROM pg_lockguard_progress WHERE waited > ?)', '5 s');
+	is($witness->value('SELECT pg_snapshot_xmax(pg_current_snapshot())'), $xids, "$function: it does not run in vain meanwhile");
+	$holder->do('COMMIT');
+	is($ddl->error, undef, "$function: then it succeeds");
+}
+
 ends_well($node);
 done_testing();
