@@ -391,6 +391,7 @@ void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handl
     const int level = compat::server_log_level();
     if (level > wanted) {
         const int workers_level = compat::server_log_level(B_BG_WORKER);
+        before_ = pstrdup(GetConfigOption("log_min_messages", false, false));
         nest_level_ = NewGUCNestLevel();
         set_config_option("log_min_messages", clusters ? "debug2" : "debug1", PGC_SUSET,
                           PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
@@ -411,8 +412,12 @@ void HeavyWatch::enter(const Node* statement, bool is_silent, HeavyHandler handl
 void HeavyWatch::leave() const {
     abandon();
     // A commit in between has restored it already, and taken the nest level with it.
-    if (nest_level_ != 0 && transaction_ == compat::lxid_of(MyProc))
-        end_setting("log_min_messages", nest_level_, compat::server_log_level() == level_);
+    if (nest_level_ != 0 && transaction_ == compat::lxid_of(MyProc)) {
+        const bool is_ours = compat::server_log_level() == level_;
+        end_setting("log_min_messages", nest_level_, is_ours);
+        if (is_ours && strcmp(GetConfigOption("log_min_messages", false, false), before_) != 0)
+            restore_setting("log_min_messages", before_);
+    }
     lowered.active = is_still_lowered();
 }
 

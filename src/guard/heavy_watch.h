@@ -53,7 +53,8 @@ class HeavyWatch {
     bool is_silent_ = false;
     LocalTransactionId transaction_ = InvalidLocalTransactionId;
     int nest_level_ = 0;
-    int level_ = 0; // to which it has lowered the setting
+    int level_ = 0;                // to which it has lowered the setting
+    const char* before_ = nullptr; // what that was, as text
 };
 
 /// pg_lockguard.parallel_log_level has been assigned in this process, which may be a parallel

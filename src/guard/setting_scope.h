@@ -20,4 +20,10 @@ inline void end_setting(const char* name, int nest_level, bool is_ours) {
     pfree(value);
 }
 
+/// For who finds the guard's value after that: a function of the statement has saved it, SET
+/// another, and SET it again. What it meant was the value from before the statement.
+inline void restore_setting(const char* name, const char* before) {
+    set_config_option(name, before, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
+}
+
 } // namespace lockguard::pg

@@ -60,6 +60,33 @@ subtest 'what a function of the statement sets stays set' => sub {
 	forget_sessions($session);
 };
 
+# What such a function has read was the guard's.
+subtest 'what a function of the statement saves and restores does not stay' => sub {
+	my $session = session($node, 'restorer');
+	$session->do(
+		q{CREATE FUNCTION save_and_restore() RETURNS event_trigger LANGUAGE plpgsql AS $$
+		DECLARE
+			timeout text := current_setting('lock_timeout');
+			level text := current_setting('log_min_messages');
+		BEGIN
+			PERFORM set_config('lock_timeout', '7s', false), set_config('log_min_messages', 'error', false);
+			PERFORM set_config('lock_timeout', timeout, false), set_config('log_min_messages', level, false);
+		END $$});
+	$session->do('CREATE EVENT TRIGGER save_and_restore ON ddl_command_end EXECUTE FUNCTION save_and_restore()');
+	for my $mode (qw(off lock_timeout low_priority)) {
+		$session->do("SET pg_lockguard.ddl_mode = $mode");
+		# The second has its lock already.
+		for my $end (qw(COMMIT ROLLBACK)) {
+			$session->do($_) for 'BEGIN', 'ALTER TABLE probed ALTER id SET STATISTICS 7', 'ALTER TABLE probed ALTER id SET STATISTICS 8', $end;
+			is(join(' ', map { $session->value("SHOW $_") } qw(lock_timeout log_min_messages)), '0 warning', "$mode, after $end");
+		}
+		$session->do('ALTER TABLE probed ALTER id SET STATISTICS 9');
+		is(join(' ', map { $session->value("SHOW $_") } qw(lock_timeout log_min_messages)), '0 warning', "$mode, in autocommit");
+	}
+	$session->do('DROP EVENT TRIGGER save_and_restore');
+	forget_sessions($session);
+};
+
 subtest 'what is not guarded has the lock_timeout of the session' => sub {
 	run_script($node, "SET pg_lockguard.ddl_mode = off; $probe");
 	is(seen($node), '0', 'ddl_mode = off leaves lock_timeout alone');
