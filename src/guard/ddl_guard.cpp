@@ -82,10 +82,16 @@ bool commits_on_its_way(const Node* statement) {
     }
 }
 
-/// Does it say NOWAIT, or will it be refused, as all but LOCK TABLE in a read-only transaction?
+/// Will it be refused, as most are in a read-only transaction? See
+/// ClassifyUtilityCommandAsReadOnly().
+bool is_refused(const Node* statement) {
+    const NodeTag kind = nodeTag(statement);
+    return XactReadOnly && kind != T_LockStmt && kind != T_ReindexStmt &&
+           kind != pg::compat::kClusterStatement;
+}
+
+/// Does it say NOWAIT?
 bool refuses_to_wait(const Node* statement) {
-    if (XactReadOnly && !IsA(statement, LockStmt))
-        return true;
     switch (nodeTag(statement)) {
     case T_LockStmt:
         return reinterpret_cast<const LockStmt*>(statement)->nowait;
@@ -107,10 +113,12 @@ bool concerns_others(const Node* statement) {
 pg::DdlMode mode_for(const pg::UtilityCall& call, CommandTag tag) {
     // A subcommand belongs to a statement that has been judged already. An extension's script is
     // the administrator's work and not to be torn apart. A standby allows no DDL, and the weak LOCK
-    // TABLE that it allows harms nobody. A parallel worker runs no utility statement.
+    // TABLE that it allows harms nobody. A parallel worker runs no utility statement. An autovacuum
+    // worker, in a function of an index, gives way to whoever is behind it, by itself.
     if (pg::settings.mode() == pg::DdlMode::off || !pg::is_guarded_command(tag) ||
         call.context == PROCESS_UTILITY_SUBCOMMAND || creating_extension || IsInParallelMode() ||
-        RecoveryInProgress() || commits_on_its_way(call.planned->utilityStmt) ||
+        RecoveryInProgress() || MyBackendType == B_AUTOVAC_WORKER ||
+        is_refused(call.planned->utilityStmt) || commits_on_its_way(call.planned->utilityStmt) ||
         refuses_to_wait(call.planned->utilityStmt) || !concerns_others(call.planned->utilityStmt))
         return pg::DdlMode::off;
     // Not to be tried in a subtransaction: at least it does not stand in a queue for long.

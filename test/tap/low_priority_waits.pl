@@ -173,8 +173,48 @@ subtest 'NOWAIT, and transactions that only read' => sub {
 	$ddl->send(add_column());
 	like($ddl->error, qr/cannot execute ALTER TABLE in a read-only transaction/, 'nor does a read-only transaction');
 	$ddl->do('ROLLBACK');
+	# But it may REINDEX and CLUSTER.
+	$ddl->do("SET pg_lockguard.ddl_commands = 'all'; SET default_transaction_read_only = on");
+	for my $statement ('REINDEX TABLE users', 'CLUSTER users USING users_pkey')
+	{
+		$reader->do('LOCK TABLE users IN ROW EXCLUSIVE MODE');
+		$ddl->send($statement);
+		await_low_priority($ddl);
+		$witness->do('INSERT INTO users SELECT WHERE false');
+		$reader->do('COMMIT; BEGIN');
+		is($ddl->error, undef, "$statement where transactions are read-only: at low priority");
+	}
 	$reader->do('COMMIT');
 	$ddl->do('RESET ALL');
+};
+
+# It has no client and no patience, and PostgreSQL words its cancel requests differently.
+subtest 'DDL of a function that an autovacuum worker runs is as without the guard' => sub {
+	$witness->do(q{
+		CREATE FUNCTION alters(id int) RETURNS int LANGUAGE plpgsql AS $$
+		BEGIN
+			IF (SELECT backend_type = 'autovacuum worker' FROM pg_stat_activity WHERE pid = pg_backend_pid()) THEN
+				ALTER TABLE public.users ALTER id SET DEFAULT 7;
+			END IF;
+			RETURN id;
+		END $$;
+		CREATE FUNCTION seems_immutable(id int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+		BEGIN
+			RETURN public.alters(id);
+		END $$;
+		CREATE TABLE indexed (id int) WITH (autovacuum_analyze_threshold = 0, autovacuum_analyze_scale_factor = 0);
+		CREATE INDEX ON indexed (seems_immutable(id))});
+	read_and_idle($reader);
+	my $log = -s $node->logfile;
+	$witness->do('INSERT INTO indexed VALUES (1)');
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET autovacuum_naptime = '1s'; ALTER SYSTEM SET autovacuum = on; SELECT pg_reload_conf()});
+	await($node, 'the worker stands in the queue', q{SELECT EXISTS (SELECT FROM pg_stat_activity JOIN pg_locks USING (pid)
+		WHERE backend_type = 'autovacuum worker' AND NOT granted AND relation = 'users'::regclass AND waitstart < clock_timestamp() - interval '700 ms')});
+	$reader->do('COMMIT');
+	await($node, 'it has done its work', q{SELECT last_autoanalyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'indexed'});
+	unlike(slurp_file($node->logfile, $log), qr/ERROR:.*autovacuum/, 'it was not cancelled');
+	$node->safe_psql('postgres', q{ALTER SYSTEM RESET autovacuum; ALTER SYSTEM RESET autovacuum_naptime; SELECT pg_reload_conf()});
+	$witness->do('DROP TABLE indexed; DROP FUNCTION seems_immutable; DROP FUNCTION alters');
 };
 
 subtest 'who may not have the lock does not get to wait for it' => sub {
