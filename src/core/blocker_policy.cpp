@@ -29,7 +29,7 @@ Microseconds idleness(const SessionFacts& facts, Timestamp now) {
 
 /// What the session does that is held against it, and when it will have done it for long enough.
 struct Offence {
-    Remedy remedy;
+    BlockerRemedy remedy;
     Microseconds lasted; // so far
     Microseconds to_go;  // 0: long enough; kNoAge: it never will
 };
@@ -39,12 +39,12 @@ Offence offence_of(const SessionFacts& facts, Timestamp xact_start, const Blocke
                    const BlockerLimits& limits, Timestamp now) {
     const Microseconds idle = idleness(facts, now);
     const Microseconds idle_to_go = time_to(limits.min_idle, idle);
-    const Offence as_idle = {Remedy::end, idle, limits.end_idle ? idle_to_go : kNoAge};
+    const Offence as_idle = {BlockerRemedy::end, idle, limits.end_idle ? idle_to_go : kNoAge};
     if (idle_to_go == 0 || !limits.cancel_active || !facts.active || request.for_transaction)
         return as_idle;
     // A procedure that commits on its way starts anew each time.
     const Microseconds active = std::min(age(facts.state_start, now), age(xact_start, now));
-    const Offence as_active = {Remedy::cancel, active, time_to(limits.min_active, active)};
+    const Offence as_active = {BlockerRemedy::cancel, active, time_to(limits.min_active, active)};
     const bool idle_first = as_idle.to_go >= 0 && as_idle.to_go < as_active.to_go;
     return idle_first || as_active.to_go < 0 ? as_idle : as_active;
 }
@@ -55,7 +55,8 @@ bool can_be_named(const Session& session, const SessionFacts& facts) {
 
 } // namespace
 
-SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits, Remedy remedy) {
+SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits,
+                         BlockerRemedy remedy) {
     if (facts.prepared)
         return SpareReason::prepared_transaction;
     if (facts.replication)
@@ -74,7 +75,7 @@ SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits,
         return SpareReason::exempt_application;
     if (facts.shares_snapshot)
         return SpareReason::shared_snapshot;
-    if (remedy == Remedy::cancel)
+    if (remedy == BlockerRemedy::cancel)
         return facts.committing ? SpareReason::committing : SpareReason::none;
     if (!facts.idle_in_transaction && !limits.stalled_clients)
         return SpareReason::stalled_client;

@@ -25,7 +25,7 @@ struct BlockerLimits {
 };
 
 /// What is done about a blocker.
-enum class Remedy : std::uint8_t {
+enum class BlockerRemedy : std::uint8_t {
     end,    // the session, which does nothing
     cancel, // its statement, which has run for too long
 };
@@ -101,7 +101,7 @@ struct BlockerDecision {
     Microseconds blocked_for;
     std::uint32_t blocks; // sessions that wait directly on the victim
     SpareReason spared = SpareReason::none;
-    Remedy remedy = Remedy::end;
+    BlockerRemedy remedy = BlockerRemedy::end;
 };
 
 /// What comes of one look. Each session is in one of the lists, once, or in none: longest-blocked
@@ -146,7 +146,8 @@ Judgement judge_blockers(const LockGraph& graph, std::span<const SessionFacts> f
 
 /// The first reason to spare a session that is otherwise to be ended; never no_client_waits, which
 /// is not about the session.
-SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits, Remedy remedy);
+SpareReason spare_reason(const SessionFacts& facts, const BlockerLimits& limits,
+                         BlockerRemedy remedy);
 
 /// In words that follow "PID 4711 is spared: ". Static text.
 std::string_view spare_reason_text(SpareReason reason);

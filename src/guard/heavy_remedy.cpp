@@ -11,12 +11,12 @@ extern "C" {
 
 namespace lockguard::pg {
 
+using core::DdlRemedy;
 using core::HeavyKind;
-using core::Remedy;
 
 namespace {
 
-constexpr ChosenRemedy kNone = {Remedy::none, nullptr};
+constexpr ChosenRemedy kNone = {DdlRemedy::none, nullptr};
 
 bool names_partitioned(const RangeVar* name) {
     Oid relation = RangeVarGetRelid(name, NoLock, true);
@@ -26,21 +26,22 @@ bool names_partitioned(const RangeVar* name) {
 ChosenRemedy for_constraint(const Constraint* constraint, HeavyKind kind) {
     switch (constraint->contype) {
     case CONSTR_CHECK:
-        return kind == HeavyKind::scan ? ChosenRemedy{Remedy::not_valid_check, nullptr} : kNone;
+        return kind == HeavyKind::scan ? ChosenRemedy{DdlRemedy::not_valid_check, nullptr} : kNone;
     case CONSTR_NOTNULL:
         return kind == HeavyKind::scan && compat::kNotNullIsConstraint
-                   ? ChosenRemedy{Remedy::not_valid_not_null, nullptr}
+                   ? ChosenRemedy{DdlRemedy::not_valid_not_null, nullptr}
                    : kNone;
     case CONSTR_FOREIGN:
         return kind == HeavyKind::validate_foreign_key
-                   ? ChosenRemedy{Remedy::not_valid_foreign_key, nullptr}
+                   ? ChosenRemedy{DdlRemedy::not_valid_foreign_key, nullptr}
                    : kNone;
     case CONSTR_PRIMARY:
         if (kind == HeavyKind::scan)
-            return {Remedy::not_null_first, nullptr};
+            return {DdlRemedy::not_null_first, nullptr};
         [[fallthrough]];
     case CONSTR_UNIQUE:
-        return kind == HeavyKind::build_index ? ChosenRemedy{Remedy::using_index, nullptr} : kNone;
+        return kind == HeavyKind::build_index ? ChosenRemedy{DdlRemedy::using_index, nullptr}
+                                              : kNone;
     default:
         return kNone;
     }
@@ -50,11 +51,11 @@ ChosenRemedy for_constraint(const Constraint* constraint, HeavyKind kind) {
 /// checked.
 ChosenRemedy for_new_column(const ColumnDef* column, HeavyKind kind) {
     if (kind == HeavyKind::rewrite)
-        return {Remedy::default_then_backfill, column->colname};
+        return {DdlRemedy::default_then_backfill, column->colname};
     for (int i = 0; i < list_length(column->constraints); i++) {
         ChosenRemedy chosen =
             for_constraint(static_cast<const Constraint*>(list_nth(column->constraints, i)), kind);
-        if (chosen.remedy != Remedy::none)
+        if (chosen.remedy != DdlRemedy::none)
             return chosen;
     }
     return kNone;
@@ -65,8 +66,8 @@ ChosenRemedy for_attach(const PartitionCmd* command, HeavyKind kind, Oid relatio
         return kNone;
     // Either the partition itself is scanned, or the default partition.
     Oid partition = RangeVarGetRelid(command->name, NoLock, true);
-    return {relation == partition || !OidIsValid(relation) ? Remedy::attach_with_check
-                                                           : Remedy::check_on_default,
+    return {relation == partition || !OidIsValid(relation) ? DdlRemedy::attach_with_check
+                                                           : DdlRemedy::check_on_default,
             nullptr};
 }
 
@@ -75,21 +76,21 @@ ChosenRemedy for_command(const AlterTableCmd* command, HeavyKind kind, Oid relat
     case AT_SetNotNull:
         if (kind != HeavyKind::scan)
             return kNone;
-        return {compat::kNotNullIsConstraint ? Remedy::not_valid_not_null
-                                             : Remedy::check_then_not_null,
+        return {compat::kNotNullIsConstraint ? DdlRemedy::not_valid_not_null
+                                             : DdlRemedy::check_then_not_null,
                 command->name};
     case AT_AddConstraint:
         return for_constraint(reinterpret_cast<const Constraint*>(command->def), kind);
     case AT_AddColumn:
         return for_new_column(reinterpret_cast<const ColumnDef*>(command->def), kind);
     case AT_AlterColumnType:
-        return kind != HeavyKind::none ? ChosenRemedy{Remedy::new_column, command->name} : kNone;
+        return kind != HeavyKind::none ? ChosenRemedy{DdlRemedy::new_column, command->name} : kNone;
     case AT_AttachPartition:
         return for_attach(reinterpret_cast<const PartitionCmd*>(command->def), kind, relation);
     case AT_DetachPartition:
         return reinterpret_cast<const PartitionCmd*>(command->def)->concurrent
                    ? kNone
-                   : ChosenRemedy{Remedy::detach_concurrently, nullptr};
+                   : ChosenRemedy{DdlRemedy::detach_concurrently, nullptr};
     default:
         return kNone;
     }
@@ -99,7 +100,7 @@ ChosenRemedy for_alter_table(const AlterTableStmt* statement, HeavyKind kind, Oi
     for (int i = 0; i < list_length(statement->cmds); i++) {
         ChosenRemedy chosen = for_command(
             static_cast<const AlterTableCmd*>(list_nth(statement->cmds, i)), kind, relation);
-        if (chosen.remedy != Remedy::none)
+        if (chosen.remedy != DdlRemedy::none)
             return chosen;
     }
     return kNone;
@@ -108,8 +109,8 @@ ChosenRemedy for_alter_table(const AlterTableStmt* statement, HeavyKind kind, Oi
 ChosenRemedy for_index(const IndexStmt* statement, HeavyKind kind) {
     if (kind != HeavyKind::build_index || statement->concurrent)
         return kNone;
-    return {names_partitioned(statement->relation) ? Remedy::index_by_partition
-                                                   : Remedy::concurrently,
+    return {names_partitioned(statement->relation) ? DdlRemedy::index_by_partition
+                                                   : DdlRemedy::concurrently,
             nullptr};
 }
 
@@ -117,7 +118,7 @@ ChosenRemedy for_lock(const LockStmt* statement) {
     for (int i = 0; i < list_length(statement->relations); i++) {
         const auto* name = static_cast<const RangeVar*>(list_nth(statement->relations, i));
         if (name->inh && names_partitioned(name))
-            return {Remedy::lock_only_parent, nullptr};
+            return {DdlRemedy::lock_only_parent, nullptr};
     }
     return kNone;
 }
@@ -133,25 +134,26 @@ ChosenRemedy choose_remedy(const Node* statement, HeavyKind kind, Oid relation) 
     case T_ReindexStmt: {
         const auto* reindex = reinterpret_cast<const ReindexStmt*>(statement);
         return kind == HeavyKind::build_index && !says_concurrently(reindex->params)
-                   ? ChosenRemedy{Remedy::reindex_concurrently, nullptr}
+                   ? ChosenRemedy{DdlRemedy::reindex_concurrently, nullptr}
                    : kNone;
     }
     case T_RefreshMatViewStmt: {
         const auto* refresh = reinterpret_cast<const RefreshMatViewStmt*>(statement);
         return kind != HeavyKind::none && !refresh->concurrent
-                   ? ChosenRemedy{Remedy::refresh_concurrently, nullptr}
+                   ? ChosenRemedy{DdlRemedy::refresh_concurrently, nullptr}
                    : kNone;
     }
     case T_DropStmt: {
         const auto* drop = reinterpret_cast<const DropStmt*>(statement);
         return drop->removeType == OBJECT_INDEX && !drop->concurrent
-                   ? ChosenRemedy{Remedy::drop_concurrently, nullptr}
+                   ? ChosenRemedy{DdlRemedy::drop_concurrently, nullptr}
                    : kNone;
     }
     case T_CreateStmt:
         if (reinterpret_cast<const CreateStmt*>(statement)->partbound == nullptr)
             return kNone;
-        return {kind == HeavyKind::scan ? Remedy::check_on_default : Remedy::create_then_attach,
+        return {kind == HeavyKind::scan ? DdlRemedy::check_on_default
+                                        : DdlRemedy::create_then_attach,
                 nullptr};
     case T_LockStmt:
         return for_lock(reinterpret_cast<const LockStmt*>(statement));

@@ -9,7 +9,7 @@
 namespace lockguard::pg {
 
 struct ChosenRemedy {
-    core::Remedy remedy;
+    core::DdlRemedy remedy;
     const char* column; // null where it is about none; not quoted
 };
 

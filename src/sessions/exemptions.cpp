@@ -151,7 +151,7 @@ const char* why_exempt(const SessionId& session, const ExemptionLists& lists, Na
     facts.client_backend = true;
     facts.idle_in_transaction = true; // what it does is not asked here
     find_exemptions(session, proc->roleId, status, lists, lookup, &facts);
-    core::SpareReason reason = core::spare_reason(facts, {}, core::Remedy::end);
+    core::SpareReason reason = core::spare_reason(facts, {}, core::BlockerRemedy::end);
     // Static text with an end.
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
 }

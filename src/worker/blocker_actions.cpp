@@ -48,7 +48,7 @@ pg::Counter counter_of(core::SpareReason reason) {
 bool fuse_holds(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
     const pg::RequestIdentity request = pg::request_identity(*look, c.decision);
     const pg::SnapshotWait& wait = *look->request_waits[c.decision.request];
-    const bool cancel = c.decision.remedy == core::Remedy::cancel;
+    const bool cancel = c.decision.remedy == core::BlockerRemedy::cancel;
     const pg::WorkerFuses* fuses = pg::worker_fuses(history->actions.rehearses(c.decision.remedy));
     const auto limit = static_cast<uint32>(pg::settings.max_terminations_per_minute);
     const core::Microseconds now = pg::steady_now();
@@ -98,7 +98,7 @@ const char* signal(const pg::BlockerLook& look, const pg::BlockerCase& c, bool r
     pg::BlockerIdentity blocker = pg::blocker_identity(look, c.decision);
     pg::RequestIdentity request = pg::request_identity(look, c.decision);
     const char* detail = in_words(look, core::victim_detail, c.words);
-    if (c.decision.remedy == core::Remedy::cancel)
+    if (c.decision.remedy == core::BlockerRemedy::cancel)
         return rehearses ? pg::rehearse_blocker_cancel(blocker, request)
                          : pg::cancel_blocker(blocker, request, detail, core::cancel_hint().data());
     pg::TerminationResult result = rehearses ? pg::rehearse_termination(blocker, request)
@@ -114,8 +114,8 @@ struct Deed {
     const char* log; // before the line about it
 };
 
-Deed deed_of(core::Remedy remedy, bool rehearses) {
-    if (remedy == core::Remedy::end)
+Deed deed_of(core::BlockerRemedy remedy, bool rehearses) {
+    if (remedy == core::BlockerRemedy::end)
         return rehearses
                    ? Deed{pg::Counter::rehearsals, pg::EventKind::blocker_logged, "would terminate"}
                    : Deed{pg::Counter::terminations, pg::EventKind::blocker_terminated,
@@ -128,7 +128,7 @@ Deed deed_of(core::Remedy remedy, bool rehearses) {
 
 /// How long a statement has run, in words; empty for an idle session, of which that is no question.
 const char* running_time(const pg::BlockerLook& look, const core::BlockerDecision& decision) {
-    if (decision.remedy == core::Remedy::end)
+    if (decision.remedy == core::BlockerRemedy::end)
         return "";
     std::string_view text = pg::call_core(look.memory, [&](std::pmr::memory_resource& memory) {
         return core::duration_text(decision.idle, memory);
@@ -139,7 +139,7 @@ const char* running_time(const pg::BlockerLook& look, const core::BlockerDecisio
 } // namespace
 
 void deal_with(pg::BlockerLook* look, const pg::BlockerCase& c, History* history) {
-    const core::Remedy remedy = c.decision.remedy;
+    const core::BlockerRemedy remedy = c.decision.remedy;
     const bool rehearses = history->actions.rehearses(remedy);
     pg::BlockerIdentity blocker = pg::blocker_identity(*look, c.decision);
     pg::RequestIdentity request = pg::request_identity(*look, c.decision);
@@ -161,7 +161,7 @@ void deal_with(pg::BlockerLook* look, const pg::BlockerCase& c, History* history
     Deed deed = deed_of(remedy, rehearses);
     pg::count(deed.counter);
     record(look, c, deed.event, ran);
-    if (remedy == core::Remedy::cancel)
+    if (remedy == core::BlockerRemedy::cancel)
         follow_up(&history->follow_ups,
                   rehearses ? FollowUpKind::rehearsed_cancel : FollowUpKind::cancel, blocker,
                   request, *c.event);

@@ -8,7 +8,7 @@ namespace {
 
 Dealt dealt_with(const pg::BlockerIdentity& blocker, core::SpareReason spared) {
     return {blocker.session, blocker.state_start, spared,
-            blocker.active ? core::Remedy::cancel : core::Remedy::end};
+            blocker.active ? core::BlockerRemedy::cancel : core::BlockerRemedy::end};
 }
 
 } // namespace

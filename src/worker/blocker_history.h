@@ -13,7 +13,7 @@ struct Dealt {
     pg::SessionId session;    // as in BlockerIdentity
     TimestampTz state_start;  // 0 in an unused entry
     core::SpareReason spared; // none: it was dealt with, or would have been
-    core::Remedy remedy;
+    core::BlockerRemedy remedy;
 
     bool operator==(const Dealt&) const = default;
 };
@@ -24,9 +24,9 @@ struct Actions {
     pg::BlockerActiveAction active;
 
     bool operator==(const Actions&) const = default;
-    bool rehearses(core::Remedy remedy) const {
-        return remedy == core::Remedy::end ? idle != pg::BlockerAction::terminate
-                                           : active != pg::BlockerActiveAction::cancel;
+    bool rehearses(core::BlockerRemedy remedy) const {
+        return remedy == core::BlockerRemedy::end ? idle != pg::BlockerAction::terminate
+                                                  : active != pg::BlockerActiveAction::cancel;
     }
 };
 

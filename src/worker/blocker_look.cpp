@@ -247,7 +247,7 @@ BlockerCase describe(const BlockerLook& look, const core::BlockerDecision& decis
     if (status != nullptr)
         words.application = status->application_name;
     words.aborted = facts.aborted;
-    words.active = decision.remedy == core::Remedy::cancel;
+    words.active = decision.remedy == core::BlockerRemedy::cancel;
     words.stalled = facts.stalled && !words.active;
     words.idle = decision.idle;
     words.blocked_pid = blocked.id.pid;
@@ -368,7 +368,7 @@ BlockerIdentity blocker_identity(const BlockerLook& look, const core::BlockerDec
     const SnapshotSession& victim = look.snapshot.sessions[decision.victim];
     const core::SessionFacts& facts = look.facts[decision.victim];
     BlockerIdentity blocker = {victim.id, facts.state_start};
-    blocker.active = decision.remedy == core::Remedy::cancel;
+    blocker.active = decision.remedy == core::BlockerRemedy::cancel;
     if (facts.prepared)
         blocker.session.lxid = victim.prepared_xid;
     const BackendStatus* status = look.statuses[decision.victim];

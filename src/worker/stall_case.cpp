@@ -56,7 +56,7 @@ const char* spared_by_catalogs(const StallCase& c, const BackendStatus& status, 
         find_exemptions(session.id, session.role, status, read_exemption_lists(false), lookup,
                         &facts);
     }
-    const core::SpareReason reason = core::spare_reason(facts, {}, core::Remedy::end);
+    const core::SpareReason reason = core::spare_reason(facts, {}, core::BlockerRemedy::end);
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
 }
 

@@ -495,7 +495,7 @@ class ActiveBlockerTest : public BlockerPolicyTest {
     }
 
     static BlockerDecision cancel(Microseconds active, SpareReason spared = SpareReason::none) {
-        return {0, 0, active, 100, 1, spared, Remedy::cancel};
+        return {0, 0, active, 100, 1, spared, BlockerRemedy::cancel};
     }
 };
 
@@ -562,7 +562,7 @@ TEST_F(ActiveBlockerTest, IsSparedForTheSameReasons) {
         const SessionFacts before = facts_[victim_];
         change(facts_[victim_]);
         const SpareReason found = reason();
-        EXPECT_EQ(spared_.empty() ? Remedy::end : spared_[0].remedy, Remedy::cancel);
+        EXPECT_EQ(spared_.empty() ? BlockerRemedy::end : spared_[0].remedy, BlockerRemedy::cancel);
         facts_[victim_] = before;
         return found;
     };
@@ -598,7 +598,7 @@ TEST_F(ActiveBlockerTest, AnIdleSessionIsNotCancelled) {
 TEST_F(ActiveBlockerTest, AStalledOneIsNotCancelled) {
     stall(kNow - 600); // min_idle
     EXPECT_EQ(reason(), SpareReason::stalled_client);
-    EXPECT_EQ(spared_[0].remedy, Remedy::end);
+    EXPECT_EQ(spared_[0].remedy, BlockerRemedy::end);
     limits_.stalled_clients = true;
     EXPECT_EQ(judge(), Decisions({{victim_, 0, 600, 100, 1}}));
     limits_.end_idle = false;
@@ -615,7 +615,8 @@ TEST_F(ActiveBlockerTest, WhatIsDueFirstCounts) {
     limits_.min_active = 705; // 5 to go
     EXPECT_EQ(judge(), Decisions{});
     EXPECT_EQ(next_due_, 5);
-    EXPECT_EQ(judge(kNow + 5), Decisions({{0, 0, 705, 105, 1, SpareReason::none, Remedy::cancel}}));
+    EXPECT_EQ(judge(kNow + 5),
+              Decisions({{0, 0, 705, 105, 1, SpareReason::none, BlockerRemedy::cancel}}));
     limits_.min_active = 800;
     EXPECT_EQ(judge(), Decisions{});
     EXPECT_EQ(next_due_, 10);

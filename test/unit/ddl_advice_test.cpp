@@ -9,7 +9,7 @@
 namespace lockguard::core {
 namespace {
 
-std::string advice(Remedy remedy, const RemedySubject& subject) {
+std::string advice(DdlRemedy remedy, const RemedySubject& subject) {
     TestMemory memory;
     const std::string_view text = advice_text(remedy, subject, memory);
     EXPECT_EQ(text.data()[text.size()], '\0');
@@ -19,9 +19,9 @@ std::string advice(Remedy remedy, const RemedySubject& subject) {
 constexpr RemedySubject kColumn = {"public.orders", "note"};
 
 TEST(AdviceTest, HasWordsForEachRemedy) {
-    EXPECT_EQ(advice(Remedy::none, kColumn), "");
-    for (int i = 1; i <= static_cast<int>(Remedy::lock_only_parent); i++) {
-        const std::string text = advice(static_cast<Remedy>(i), kColumn);
+    EXPECT_EQ(advice(DdlRemedy::none, kColumn), "");
+    for (int i = 1; i <= static_cast<int>(DdlRemedy::lock_only_parent); i++) {
+        const std::string text = advice(static_cast<DdlRemedy>(i), kColumn);
         EXPECT_FALSE(text.empty()) << i;
         EXPECT_EQ(text.back(), '.') << text;
         EXPECT_EQ(text.find("  "), std::string::npos) << text;
@@ -29,20 +29,20 @@ TEST(AdviceTest, HasWordsForEachRemedy) {
 }
 
 TEST(AdviceTest, NamesWhatItIsAbout) {
-    EXPECT_EQ(advice(Remedy::check_then_not_null, kColumn),
+    EXPECT_EQ(advice(DdlRemedy::check_then_not_null, kColumn),
               "Add CHECK (note IS NOT NULL) to public.orders with NOT VALID, and in a transaction "
               "of its own ALTER TABLE ... VALIDATE CONSTRAINT, which stops neither readers nor "
               "writers. Then SET NOT NULL needs no scan, and the CHECK can be dropped.");
-    EXPECT_EQ(advice(Remedy::index_by_partition, kColumn),
+    EXPECT_EQ(advice(DdlRemedy::index_by_partition, kColumn),
               "CREATE INDEX ON ONLY public.orders, which locks only the parent; then CREATE INDEX "
               "CONCURRENTLY on each partition, and ALTER INDEX ... ATTACH PARTITION.");
 }
 
 TEST(AdviceTest, IsGeneralWhereNothingIsKnown) {
-    EXPECT_EQ(advice(Remedy::not_valid_check, {}),
+    EXPECT_EQ(advice(DdlRemedy::not_valid_check, {}),
               "Add the CHECK to the table with NOT VALID, and in a transaction of its own ALTER "
               "TABLE ... VALIDATE CONSTRAINT, which stops neither readers nor writers.");
-    EXPECT_NE(advice(Remedy::new_column, {}).find("the column"), std::string::npos);
+    EXPECT_NE(advice(DdlRemedy::new_column, {}).find("the column"), std::string::npos);
 }
 
 TEST(UnseenTest, SaysWhy) {

@@ -37,29 +37,29 @@ constexpr std::string_view kValidate =
     ", and in a transaction of its own ALTER TABLE ... VALIDATE CONSTRAINT, which stops neither "
     "readers nor writers";
 
-void advise_on_constraint(Remedy remedy, Advice& advice) {
+void advise_on_constraint(DdlRemedy remedy, Advice& advice) {
     switch (remedy) {
-    case Remedy::not_valid_check:
+    case DdlRemedy::not_valid_check:
         advice.say("Add the CHECK to ", advice.relation(), " with NOT VALID", kValidate, ".");
         break;
-    case Remedy::not_valid_foreign_key:
+    case DdlRemedy::not_valid_foreign_key:
         advice.say("Add the foreign key to ", advice.relation(), " with NOT VALID", kValidate, ".");
         break;
-    case Remedy::check_then_not_null:
+    case DdlRemedy::check_then_not_null:
         advice.say("Add CHECK (", advice.column(), " IS NOT NULL) to ", advice.relation(),
                    " with NOT VALID", kValidate,
                    ". Then SET NOT NULL needs no scan, and the CHECK "
                    "can be dropped.");
         break;
-    case Remedy::not_valid_not_null:
+    case DdlRemedy::not_valid_not_null:
         advice.say("ALTER TABLE ", advice.relation(), " ADD CONSTRAINT ... NOT NULL ",
                    advice.column(), " NOT VALID", kValidate, ".");
         break;
-    case Remedy::using_index:
+    case DdlRemedy::using_index:
         advice.say("Build the index first, with CREATE UNIQUE INDEX CONCURRENTLY on ",
                    advice.relation(), "; then ADD CONSTRAINT ... USING INDEX takes but a moment.");
         break;
-    case Remedy::not_null_first:
+    case DdlRemedy::not_null_first:
         advice.say("A primary key makes its columns NOT NULL, and scans ", advice.relation(),
                    " for that: first add CHECK (... IS NOT NULL) for them with NOT VALID",
                    kValidate, ", and SET NOT NULL.");
@@ -69,21 +69,21 @@ void advise_on_constraint(Remedy remedy, Advice& advice) {
     }
 }
 
-void advise_on_index(Remedy remedy, Advice& advice) {
+void advise_on_index(DdlRemedy remedy, Advice& advice) {
     switch (remedy) {
-    case Remedy::concurrently:
+    case DdlRemedy::concurrently:
         advice.say("CREATE INDEX CONCURRENTLY, outside of a transaction block, stops no writers.");
         break;
-    case Remedy::index_by_partition:
+    case DdlRemedy::index_by_partition:
         advice.say("CREATE INDEX ON ONLY ", advice.relation(),
                    ", which locks only the parent; then CREATE INDEX CONCURRENTLY on each "
                    "partition, and ALTER INDEX ... ATTACH PARTITION.");
         break;
-    case Remedy::reindex_concurrently:
+    case DdlRemedy::reindex_concurrently:
         advice.say("REINDEX ... CONCURRENTLY, outside of a transaction block, stops neither "
                    "readers nor writers.");
         break;
-    case Remedy::drop_concurrently:
+    case DdlRemedy::drop_concurrently:
         advice.say("DROP INDEX CONCURRENTLY, outside of a transaction block, stops neither readers "
                    "nor writers.");
         break;
@@ -92,20 +92,20 @@ void advise_on_index(Remedy remedy, Advice& advice) {
     }
 }
 
-void advise_on_data(Remedy remedy, Advice& advice) {
+void advise_on_data(DdlRemedy remedy, Advice& advice) {
     switch (remedy) {
-    case Remedy::new_column:
+    case DdlRemedy::new_column:
         advice.say("Add a new column to ", advice.relation(),
                    ", fill it in batches (and by a "
                    "trigger meanwhile), and let it take the place of ",
                    advice.column(), " by two RENAMEs in one transaction.");
         break;
-    case Remedy::default_then_backfill:
+    case DdlRemedy::default_then_backfill:
         advice.say("Add ", advice.column(), " to ", advice.relation(),
                    " without a default, then "
                    "SET DEFAULT for new rows, and fill the old ones in batches.");
         break;
-    case Remedy::refresh_concurrently:
+    case DdlRemedy::refresh_concurrently:
         advice.say("REFRESH MATERIALIZED VIEW CONCURRENTLY lets readers read on; it needs a unique "
                    "index on all rows.");
         break;
@@ -114,32 +114,32 @@ void advise_on_data(Remedy remedy, Advice& advice) {
     }
 }
 
-void advise_on_partition(Remedy remedy, Advice& advice) {
+void advise_on_partition(DdlRemedy remedy, Advice& advice) {
     switch (remedy) {
-    case Remedy::attach_with_check:
+    case DdlRemedy::attach_with_check:
         advice.say("First add a CHECK that implies the partition's bounds to ", advice.relation(),
                    ", and one that excludes them to the default partition if there is one, each "
                    "with NOT VALID",
                    kValidate, ". Then ATTACH PARTITION needs no scan.");
         break;
-    case Remedy::check_on_default:
+    case DdlRemedy::check_on_default:
         advice.say("First add a CHECK that excludes the new partition's bounds to the default "
                    "partition ",
                    advice.relation(), " with NOT VALID", kValidate,
                    ". Then nothing "
                    "is scanned.");
         break;
-    case Remedy::detach_concurrently:
+    case DdlRemedy::detach_concurrently:
         advice.say("DETACH PARTITION ... CONCURRENTLY, outside of a transaction block, stops "
                    "neither readers nor writers.");
         break;
-    case Remedy::create_then_attach:
+    case DdlRemedy::create_then_attach:
         advice.say("CREATE TABLE ... (LIKE ", advice.relation(),
                    "), then ATTACH PARTITION, which "
                    "does not stop readers and writers of ",
                    advice.relation(), ".");
         break;
-    case Remedy::lock_only_parent:
+    case DdlRemedy::lock_only_parent:
         advice.say("With ONLY it locks only the parent ", advice.relation(),
                    "; then one partition after the other, each in a transaction of its own.");
         break;
@@ -150,7 +150,7 @@ void advise_on_partition(Remedy remedy, Advice& advice) {
 
 } // namespace
 
-std::string_view advice_text(Remedy remedy, const RemedySubject& subject,
+std::string_view advice_text(DdlRemedy remedy, const RemedySubject& subject,
                              std::pmr::memory_resource& memory) {
     Advice advice(subject, memory);
     advise_on_constraint(remedy, advice);

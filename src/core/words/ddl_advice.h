@@ -10,7 +10,7 @@
 
 namespace lockguard::core {
 
-enum class Remedy : std::uint8_t {
+enum class DdlRemedy : std::uint8_t {
     none,
     not_valid_check,       // ADD CHECK … NOT VALID, then VALIDATE
     not_valid_foreign_key, // the same for a foreign key
@@ -39,8 +39,8 @@ struct RemedySubject {
     std::string_view column;   // a quoted identifier
 };
 
-/// One or two sentences; empty for Remedy::none.
-std::string_view advice_text(Remedy remedy, const RemedySubject& subject,
+/// One or two sentences; empty for DdlRemedy::none.
+std::string_view advice_text(DdlRemedy remedy, const RemedySubject& subject,
                              std::pmr::memory_resource& memory);
 
 /// Why a preview does not see the end of the statement.
