@@ -228,7 +228,10 @@ void load() {
                           errmsg("pg_lockguard: could not read file \"%s\": %m", kFile)));
         return;
     }
-    Content content = read_file(file);
+    // As PostgreSQL does with its own statistics.
+    Content content = {nullptr, 0, "the server was not shut down cleanly"};
+    if (at_start.is_shut_down)
+        content = read_file(file);
     FreeFile(file);
     Header header = {};
     const char* fault = content.fault;
@@ -243,7 +246,8 @@ void load() {
                       errdetail("Events, incidents and accumulated waits begin anew.")));
     if (content.data != nullptr)
         pfree(const_cast<char*>(content.data));
-    unlink(kFile);
+    // Not again at a later start, whatever becomes of this one.
+    durable_unlink(kFile, LOG);
 }
 
 void start_up() {

@@ -1,6 +1,6 @@
 # Events, incidents and accumulated waits survive a clean restart, in a file that is gone while the
-# server runs; a crash leaves none; a damaged file, or one of another version, is dropped with a line
-# in the log.
+# server runs; a crash leaves none; a file that is damaged, of another version, or older than a crash,
+# is dropped with a line in the log.
 use strict;
 use warnings;
 
@@ -118,8 +118,8 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_lockguard_events'), 8, 
 # What is damaged, or of another version, is dropped.
 sub starts_without
 {
-	my ($content, $why, $what) = @_;
-	restart(sub { $node->stop });
+	my ($content, $why, $what, $stop) = @_;
+	restart(sub { $node->stop($stop) });
 	open(my $out, '>:raw', $file) or die "$file: $!";
 	print $out $content;
 	close $out;
@@ -194,6 +194,8 @@ make_history(1);
 LockGuard::dismiss_observer($node);
 restart(sub { $node->stop('immediate'); $node->start });
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_lockguard_incidents'), 0, 'an immediate shutdown leaves nothing');
+# As where the power fails before the file system has the removal: what the shutdown before has left is there again.
+starts_without($saved, 'the server was not shut down cleanly', 'a file that is older than a crash', 'immediate');
 make_history(1);
 LockGuard::dismiss_observer($node);
 my $checkpointer = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'});
