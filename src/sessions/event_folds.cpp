@@ -11,9 +11,10 @@ constexpr core::Microseconds kSoon = 1000 * 1000;
 
 /// What this process has stored lately: what makes a repeat, and where it is.
 struct Fold {
-    EventPlace place; // with id 0 in an unused one
+    EventPlace place; // with id 0 without shared memory: the log alone has it
     EventKind kind;
     char command[sizeof(Event::command)];
+    bool used;
     bool relation_known;
     Oid relation_database;
     Oid relation;
@@ -47,8 +48,7 @@ int significant_blocker(const Event& event) {
 }
 
 bool is_repeat(const Fold& fold, const Event& event, TimestampTz now) {
-    return fold.place.id != 0 && fold.kind == event.kind &&
-           fold.relation_known == event.relation_known &&
+    return fold.used && fold.kind == event.kind && fold.relation_known == event.relation_known &&
            fold.relation_database == event.relation_database && fold.relation == event.relation &&
            fold.blocker_pid == significant_blocker(event) &&
            strcmp(fold.command, event.command) == 0 && fold.last_at <= now &&
@@ -71,8 +71,8 @@ bool fold_into(Fold* fold, Event* event, TimestampTz now) {
     event->at = fold->at;
     event->last_at = now;
     event->repeats = fold->repeats + 1;
-    if (!renew_event(&fold->place, *event)) {
-        fold->place.id = 0;
+    if (fold->place.id != 0 && !renew_event(&fold->place, *event)) {
+        fold->used = false;
         event->repeats = 0;
         return false;
     }
@@ -97,12 +97,13 @@ void store_or_fold_event(Event* event) {
         }
     }
     const EventPlace place = store_event(event);
-    if (place.id == 0)
+    if (place.id == 0 && event->id != 0) // it was lost
         return;
     Fold* fold = oldest_fold();
     *fold = {place,
              event->kind,
              {},
+             true,
              event->relation_known,
              event->relation_database,
              event->relation,

@@ -12,7 +12,7 @@
 namespace lockguard::pg {
 
 /// Stores the event, or folds it into an earlier one of this process. Sets its number, times and
-/// repeats. Never ereports.
+/// repeats; without shared memory all but the number. Never ereports.
 void store_or_fold_event(Event* event);
 
 } // namespace lockguard::pg

@@ -81,6 +81,34 @@ subtest 'a statement that is tried again and again' => sub {
 	forget_sessions($session);
 };
 
+# Without shared memory there is no record, only the log.
+my $alone = start_node(
+	'repeats_alone', q{session_preload_libraries = 'pg_lockguard'}, q{pg_lockguard.log_events = all}, q{pg_lockguard.ddl_mode = low_priority});
+
+subtest 'a statement that is tried again and again, in a server that has not preloaded the library' => sub {
+	my ($holder, $hasty) = map { session($alone, $_) } qw(holder hasty);
+	$holder->do('CREATE TABLE own_1 (id int); CREATE TABLE own_2 (id int)');
+	$holder->do('BEGIN; SELECT FROM own_1, own_2');
+	$hasty->do(q{SET lock_timeout = '1ms'});
+	try_in_vain($hasty, 200, 'ALTER TABLE own_1 ADD n int');
+	try_in_vain($hasty, 1, 'ALTER TABLE own_2 ADD n int');
+	my $log = slurp_file($alone->logfile);
+	for my $kind (qw(ddl_waited ddl_timeout))
+	{
+		my @lines = $log =~ /pg_lockguard event: kind=$kind .*relation="public\.own_1".*/g;
+		my @first = grep { !/ repeats=/ } @lines;
+		# Where the machine stands still for a second, another one begins.
+		ok(@first > 0 && @first <= 5, "$kind: few of them are first ones") or diag scalar @first;
+		cmp_ok(scalar @lines, '<=', 5 * @first, '... and few lines are in the log') or diag scalar @lines;
+		my @repeats = map { / repeats=(\d+)$/ ? $1 : () } @lines;
+		is(scalar(grep { $_ == 10 } @repeats) > 0, 1, '... each of which says how many times it stands for');
+		is_deeply([ grep { !/^10*$/ } @repeats ], [], '... in powers of ten');
+		my @other = $log =~ /pg_lockguard event: kind=$kind .*relation="public\.own_2".*/g;
+		is(scalar(grep { !/ repeats=/ } @other), 1, '... another relation has its own');
+	}
+	forget_sessions($holder, $hasty);
+};
+
 subtest 'what is not the same' => sub {
 	my ($one, $two) = map { session($node, $_, user => 'app') } qw(one two);
 	try_in_vain($_, 1, 'ALTER TABLE own_1 ADD n int') for $one, $two;
@@ -173,5 +201,5 @@ subtest 'readers while an entry is renewed' => sub {
 	forget_sessions($writer);
 };
 
-ends_well($node);
+ends_well($node, $alone);
 done_testing();
