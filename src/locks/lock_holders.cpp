@@ -39,8 +39,9 @@ void add(FoundHolders* holders, const PGPROC* proc, LOCKMASK modes) {
     }
     // A leader that has ended before its workers has no pid any more.
     const PGPROC* session = leader->pid == 0 ? proc : leader;
+    const TransactionId prepared_xid = session->pid == 0 ? session->xid : InvalidTransactionId;
     holders->found[holders->count++] = {
-        {procno, session->pid, compat::lxid_of(session)}, session->xid, mode};
+        {procno, session->pid, compat::lxid_of(session)}, prepared_xid, mode};
 }
 
 /// Can a lock that conflicts stand in its holder's own slots? Weak locks on relations can.

@@ -14,7 +14,7 @@ namespace lockguard::pg {
 /// A process, by its lock group's leader, or a prepared transaction that holds a conflicting mode.
 struct LockHolder {
     SessionId session; // procno is beyond allProcCount, and pid 0, for a prepared transaction
-    TransactionId prepared_xid; // of a prepared transaction
+    TransactionId prepared_xid; // of a prepared transaction, else invalid
     core::LockMode mode;        // the strongest conflicting one that it holds
 };
 

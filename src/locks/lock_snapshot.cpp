@@ -71,6 +71,7 @@ class SnapshotBuilder {
 
     /// The session's place in the graph.
     core::SessionIndex place(const CopiedSession& session) {
+        Assert(session.id.pid == 0 || !TransactionIdIsValid(session.prepared_xid));
         int procno = session.id.procno;
         int& place = place_of_procno_[procno < 0 ? compat::count_of_procs() : procno];
         if (place < 0) {

@@ -116,6 +116,16 @@ subtest 'a lock is seen without an attempt' => sub {
 	}
 };
 
+# With a transaction id of its own: so has a prepared transaction, which it is not to be taken for.
+subtest 'a session that has written' => sub {
+	$reader->do(q{BEGIN; UPDATE users SET name = name WHERE id = 1});
+	$ddl->send(add_column());
+	await_low_priority($ddl);
+	is(tree($node, qw(blocked_by blocker_mode gid)), "reader | - | - | -\n└─ ddl | reader | RowExclusiveLock | -\n", 'lock_tree() has it as any other');
+	$reader->do('COMMIT');
+	is($ddl->error, undef, '... and it is waited for');
+};
+
 subtest 'with nothing in the way' => sub {
 	$ddl->do(add_column());
 	is_clean($ddl, 'with nothing in the way');
