@@ -144,8 +144,12 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
         return;
     error->message = pstrdup(core::kStallMessage.data());
     error->message_id = nullptr;
-    Explanation explanation =
-        explain_report(statement, watches_itself ? own_watch_report() : order_report());
+    StallReport report;
+    if (watches_itself)
+        report = own_watch_report();
+    else
+        order_with_report(statement_number, &report);
+    Explanation explanation = explain_report(statement, report);
     error->detail = const_cast<char*>(explanation.detail);
     error->hint = const_cast<char*>(explanation.hint);
     const char* work = latest_heavy_work();
@@ -159,11 +163,10 @@ void explain_stall(const GuardedStatement& statement, ErrorData* error) {
 EndedWait ended_wait() {
     if (watches_itself) // nobody has ended it for that, but it may have kept others waiting
         return {own_watch_longest(), {}};
-    TimestampTz wait_start;
-    const GuardOrder order = order_for(statement_number, &wait_start);
+    StallReport report;
+    const GuardOrder order = order_with_report(statement_number, &report);
     if (order != GuardOrder::end_wait && order != GuardOrder::end_worker_wait)
         return {};
-    const StallReport report = order_report();
     return {report.longest, {report.wait_start, true, report.own_tag, report.own_mode}};
 }
 

@@ -12,17 +12,23 @@ namespace {
 /// On cache lines of its own.
 struct alignas(PG_CACHE_LINE_SIZE) Place {
     // Written by the session alone.
+    pg_atomic_uint32 changes;     // odd while it writes the next three as one
     pg_atomic_uint64 transaction; // pid and, in the lower half, lxid; 0 where there is none
     pg_atomic_uint64 since;
     pg_atomic_uint64 limits;    // max_stall and lock_timeout
     pg_atomic_uint64 statement; // number, command tag (16 bits), in_attempt (the lowest bit)
 
     // Written by the watcher alone (and cleared by a session when it first uses the place).
-    pg_atomic_uint64 order;      // the statement's number and, in the lower half, a GuardOrder
+    pg_atomic_uint64 order;      // see order_word(); 0 also while the next one is written
     pg_atomic_uint64 wait_start; // report.wait_start, for a signal handler
-    slock_t lock;                // guards the report; held for a copy, nothing else
+    slock_t lock;                // guards what follows; held for a copy, nothing else
+    uint64 reported;             // the order with which the report came
     StallReport report;
 };
+
+// A session changes what it shows in a few instructions. Where it is interrupted between them, the
+// next look is soon enough.
+constexpr int kReadAttempts = 100;
 
 /// A transaction that has been prepared, or is about to be.
 struct PreparedPlace {
@@ -58,6 +64,28 @@ uint32 low_of(uint64 pair) {
     return static_cast<uint32>(pair);
 }
 
+/// The statement's number and, in the lower half, what it is asked for.
+uint64 order_word(uint32 statement, GuardOrder order) {
+    return pair_of(statement, static_cast<uint32>(order));
+}
+GuardOrder order_in(uint64 word, uint32 statement) {
+    return statement != 0 && high_of(word) == statement ? static_cast<GuardOrder>(low_of(word))
+                                                        : GuardOrder::none;
+}
+
+/// What a session shows of its transaction is being changed between the two. Nothing there may
+/// fail. The transaction's word alone does not do: it is the same after a change of the limits.
+void begin_change(Place* place) {
+    const uint32 changes = pg_atomic_read_u32(&place->changes);
+    Assert(changes % 2 == 0);
+    pg_atomic_write_u32(&place->changes, changes + 1);
+    pg_write_barrier();
+}
+void end_change(Place* place) {
+    pg_write_barrier();
+    pg_atomic_write_u32(&place->changes, pg_atomic_read_u32(&place->changes) + 1);
+}
+
 void wake_watcher() {
     uint64 word = pg_atomic_read_u64(state.watcher);
     // Where it has just exited, somebody else's latch is set for nothing, which does no harm.
@@ -82,14 +110,18 @@ void publish_guarded_transaction(TimestampTz since, int max_stall, int lock_time
         pg_atomic_write_u64(&place->transaction, 0);
         pg_atomic_write_u64(&place->order, 0);
         pg_atomic_write_u64(&place->statement, 0);
+        SpinLockAcquire(&place->lock);
+        place->reported = 0;
+        SpinLockRelease(&place->lock);
         state.used = true;
     }
+    begin_change(place);
     pg_atomic_write_u64(&place->since, static_cast<uint64>(since));
     pg_atomic_write_u64(&place->limits,
                         pair_of(static_cast<uint32>(max_stall), static_cast<uint32>(lock_timeout)));
-    pg_write_barrier();
     pg_atomic_write_u64(&place->transaction,
                         pair_of(static_cast<uint32>(MyProcPid), compat::lxid_of(MyProc)));
+    end_change(place);
     // Either the watcher sees the word when it looks once more before it sleeps, or we see that it
     // sleeps.
     pg_memory_barrier();
@@ -157,26 +189,33 @@ bool read_guarded_session(int procno, GuardedSession* session) {
     Place* place = place_of(procno);
     if (place == nullptr)
         return false;
-    uint64 transaction = pg_atomic_read_u64(&place->transaction);
-    if (transaction == 0)
-        return false;
-    const PGPROC* proc = GetPGProcByNumber(procno);
-    session->pid = static_cast<int>(high_of(transaction));
-    session->lxid = low_of(transaction);
-    if (proc->pid != session->pid || compat::lxid_of(proc) != session->lxid)
-        return false; // it was of an earlier one
-    pg_read_barrier();
-    session->since = static_cast<TimestampTz>(pg_atomic_read_u64(&place->since));
-    uint64 limits = pg_atomic_read_u64(&place->limits);
-    session->max_stall = static_cast<int>(high_of(limits));
-    session->lock_timeout = static_cast<int>(low_of(limits));
-    uint64 statement = pg_atomic_read_u64(&place->statement);
-    session->statement = high_of(statement);
-    session->in_attempt = (low_of(statement) & 1) != 0;
-    uint32 tag = low_of(statement) >> 1;
-    session->command = tag < compat::kCommandTags ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
-    pg_read_barrier();
-    return pg_atomic_read_u64(&place->transaction) == transaction;
+    for (int attempt = 0; attempt < kReadAttempts; attempt++) {
+        const uint32 changes = pg_atomic_read_u32(&place->changes);
+        pg_read_barrier();
+        const uint64 transaction = pg_atomic_read_u64(&place->transaction);
+        if (transaction == 0)
+            return false;
+        const PGPROC* proc = GetPGProcByNumber(procno);
+        session->pid = static_cast<int>(high_of(transaction));
+        session->lxid = low_of(transaction);
+        if (proc->pid != session->pid || compat::lxid_of(proc) != session->lxid)
+            return false; // it was of an earlier one
+        session->since = static_cast<TimestampTz>(pg_atomic_read_u64(&place->since));
+        const uint64 limits = pg_atomic_read_u64(&place->limits);
+        session->max_stall = static_cast<int>(high_of(limits));
+        session->lock_timeout = static_cast<int>(low_of(limits));
+        const uint64 statement = pg_atomic_read_u64(&place->statement);
+        session->statement = high_of(statement);
+        session->in_attempt = (low_of(statement) & 1) != 0;
+        const uint32 tag = low_of(statement) >> 1;
+        session->command =
+            tag < compat::kCommandTags ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
+        pg_read_barrier();
+        if (changes % 2 == 0 && pg_atomic_read_u32(&place->changes) == changes)
+            return true;
+        pg_spin_delay();
+    }
+    return false;
 }
 
 bool read_guarded_prepared(int place_number, GuardedSession* transaction) {
@@ -194,7 +233,9 @@ bool read_guarded_prepared(int place_number, GuardedSession* transaction) {
     transaction->since = static_cast<TimestampTz>(pg_atomic_read_u64(&place->since));
     transaction->command =
         command < compat::kCommandTagCount ? static_cast<CommandTag>(command) : CMDTAG_UNKNOWN;
-    return true;
+    pg_read_barrier();
+    // Where it is another one by now, that one has woken the watcher.
+    return pg_atomic_read_u64(&place->word) == word;
 }
 
 void forget_guarded_prepared(int place_number, TransactionId xid) {
@@ -208,34 +249,42 @@ void post_guard_order(int procno, uint32 statement, GuardOrder order, const Stal
     Place* place = place_of(procno);
     if (place == nullptr)
         return;
+    const uint64 word = order_word(statement, order);
     SpinLockAcquire(&place->lock);
+    place->reported = word;
     place->report = report;
     SpinLockRelease(&place->lock);
+    // No earlier order stands with the start of another wait.
+    pg_atomic_write_u64(&place->order, 0);
+    pg_write_barrier();
     pg_atomic_write_u64(&place->wait_start, static_cast<uint64>(report.wait_start));
     pg_write_barrier();
-    pg_atomic_write_u64(&place->order, pair_of(statement, static_cast<uint32>(order)));
+    pg_atomic_write_u64(&place->order, word);
 }
 
 GuardOrder order_for(uint32 statement, TimestampTz* wait_start) {
     Place* place = own_place();
     if (place == nullptr)
         return GuardOrder::none;
-    uint64 order = pg_atomic_read_u64(&place->order);
+    const uint64 word = pg_atomic_read_u64(&place->order);
     pg_read_barrier();
     *wait_start = static_cast<TimestampTz>(pg_atomic_read_u64(&place->wait_start));
-    return statement != 0 && high_of(order) == statement ? static_cast<GuardOrder>(low_of(order))
-                                                         : GuardOrder::none;
+    pg_read_barrier();
+    // Where it is another one by now, the signal for that one is still to come.
+    return pg_atomic_read_u64(&place->order) == word ? order_in(word, statement) : GuardOrder::none;
 }
 
-StallReport order_report() {
-    StallReport report = {};
+GuardOrder order_with_report(uint32 statement, StallReport* report) {
+    *report = {};
     Place* place = own_place();
     if (place == nullptr)
-        return report;
+        return GuardOrder::none;
     SpinLockAcquire(&place->lock);
-    report = place->report;
+    const GuardOrder order = order_in(place->reported, statement);
+    if (order != GuardOrder::none)
+        *report = place->report;
     SpinLockRelease(&place->lock);
-    return report;
+    return order;
 }
 
 // ---- The memory
@@ -251,6 +300,7 @@ void attach_places(void* memory, bool is_new) {
     state.places.slots = reinterpret_cast<Place*>(TYPEALIGN(alignof(Place), memory));
     for (int i = 0; i < MaxBackends && is_new; i++) {
         Place* place = &state.places.slots[i];
+        pg_atomic_init_u32(&place->changes, 0);
         pg_atomic_init_u64(&place->transaction, 0);
         pg_atomic_init_u64(&place->since, 0);
         pg_atomic_init_u64(&place->limits, 0);
@@ -258,6 +308,7 @@ void attach_places(void* memory, bool is_new) {
         pg_atomic_init_u64(&place->order, 0);
         pg_atomic_init_u64(&place->wait_start, 0);
         SpinLockInit(&place->lock);
+        place->reported = 0;
         place->report = {};
     }
 }

@@ -3,10 +3,12 @@
 // one asks of them.
 //
 // One place for each PGPROC that can belong to a session. What a session shows are a few words,
-// written by itself alone with plain stores; a reader takes them for good only where the word that
-// names the transaction was the same before and after, and the PGPROC is still in that transaction.
-// An order is written by the watcher alone: a word that a signal handler reads, and a report, under
-// a spinlock that no handler takes. There is one watcher at most.
+// written by itself alone with plain stores; a reader takes them for good only where it read the
+// same change counter before and after, and the PGPROC is still in that transaction. Of a prepared
+// transaction the word that names it does for that: no two have the same.
+// An order is written by the watcher alone: a word that a signal handler reads, which is 0 while
+// the next one is written, and a report, under a spinlock that no handler takes. There is one
+// watcher at most.
 #pragma once
 
 #include "core/time.h"
@@ -92,12 +94,12 @@ struct StallReport {
 void post_guard_order(int procno, uint32 statement, GuardOrder order, const StallReport& report);
 
 /// The latest order to this session, if it is for that statement. Takes no lock: for a signal
-/// handler.
+/// handler. While an order is being written there is none: its signal comes afterwards.
 ///
 /// \param wait_start  as in StallReport
 GuardOrder order_for(uint32 statement, TimestampTz* wait_start);
-/// The report that came with it. Not for a signal handler.
-StallReport order_report();
+/// The same, with the report that came with it. Takes a spinlock: not for a signal handler.
+GuardOrder order_with_report(uint32 statement, StallReport* report);
 
 extern const SharedPart kGuardedSessionsPart;
 extern const SharedPart kGuardedPreparedPart;
