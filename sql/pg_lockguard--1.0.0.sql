@@ -260,7 +260,7 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'pg_lockguard_statistics_reset';
 
 COMMENT ON FUNCTION pg_stat_lockguard_reset() IS
-    'sets the counters of pg_stat_lockguard back to zero';
+    'sets the counters of pg_stat_lockguard back to zero, and empties pg_stat_lockguard_waits';
 
 REVOKE ALL ON FUNCTION pg_stat_lockguard_reset() FROM PUBLIC;
 
@@ -298,7 +298,7 @@ COMMENT ON COLUMN pg_lockguard_now.worst_root_pid IS 'process id of the root wit
 COMMENT ON COLUMN pg_lockguard_now.worst_root_application_name IS 'its application';
 COMMENT ON COLUMN pg_lockguard_now.worst_root_sessions_behind IS 'sessions that wait behind it, directly or through others';
 COMMENT ON COLUMN pg_lockguard_now.worst_root_age IS 'seconds since its transaction began, or was prepared, for whom pg_stat_activity shows that';
-COMMENT ON COLUMN pg_lockguard_now.statements_at_low_priority IS 'rows of pg_lockguard_progress; null where the library is not preloaded';
+COMMENT ON COLUMN pg_lockguard_now.statements_at_low_priority IS 'statements that wait at low priority, or run after such a wait: rows of pg_lockguard_progress, but not those that do heavy work without having waited; null where the library is not preloaded';
 COMMENT ON COLUMN pg_lockguard_now.sessions_on_cycle IS 'sessions that wait in a ring';
 
 GRANT SELECT ON pg_lockguard_now TO PUBLIC;
