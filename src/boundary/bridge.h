@@ -8,7 +8,8 @@
 // - Nothing with a destructor is alive outside call_core(): its result must be trivially
 //   destructible, and memory comes from a memory context, so that a longjmp leaks nothing.
 // - run_guarded() and run_amending() run a clean-up, or add to an error, and pass the error on.
-//   run_in_subtransaction() is the only one that catches. There is no other PG_TRY.
+//   run_in_subtransaction() catches an error; so does run_dropping_errors(), where the transaction
+//   is lost already. There is no other PG_TRY.
 #pragma once
 
 #include <cstddef>

@@ -54,7 +54,7 @@ const char* verb_of(HeavyKind kind) {
     return "work on ";
 }
 
-/// The quoted text behind `from` begins with this name, or ends with it.
+/// Does the message begin with `before`, and go on with this name and a closing quote?
 bool has_quoted_behind(std::string_view message, std::string_view before, std::string_view name) {
     if (!message.starts_with(before))
         return false;

@@ -3,7 +3,7 @@
 // comes out sorted, and a blocker that is found twice finds itself at the end of the list. Each
 // queue is split by wanted mode beforehand, so that nobody is looked at who is not blocked.
 //
-// Entries that no lock table can contain are left out (core/lock_table_access).
+// Entries that no lock table can contain are left out (core/lock_table).
 #include "core/lock_graph.h"
 
 #include "core/kept_array.h"

@@ -1,5 +1,5 @@
 // A picture of who waits for whom, of bounded size: what lock_graph() draws and what is kept of an
-// incident. Plain data without words; core/wait_picture_text draws it.
+// incident. Plain data without words; core/words/pictures draws it.
 #pragma once
 
 #include "core/lock_forest.h"

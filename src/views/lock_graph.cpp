@@ -2,7 +2,7 @@
 // Graphviz. What it shows is what lock_tree() shows, as far as everybody may see it there; the
 // state of those that wait for nobody follows pg_stat_activity.
 //
-// core/wait_picture decides what is drawn, core/wait_picture_text how.
+// core/wait_picture decides what is drawn, core/words/pictures how.
 
 #include "core/lock_forest.h"
 #include "core/words/pictures.h"

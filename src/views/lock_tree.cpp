@@ -244,7 +244,7 @@ void set_details(Row* row, const SessionDetails& details, const pg::SnapshotSess
     if (status.type != B_BG_WORKER)
         row->set_word(col_backend_type, backend_type);
     else if (backend_type != nullptr)
-        row->set(col_backend_type, CStringGetTextDatum(backend_type)); // a buffer's
+        row->set(col_backend_type, CStringGetTextDatum(backend_type)); // a copy, of this row's
     row->set_text(col_query, status.query_text);
 }
 

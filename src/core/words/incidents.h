@@ -1,4 +1,4 @@
-// The line in the server log for an incident. As in core/text: the result is in `memory` and
+// The line in the server log for an incident. As in core/words/text: the result is in `memory` and
 // NUL-terminated; std::bad_alloc only.
 #pragma once
 
