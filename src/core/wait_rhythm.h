@@ -32,8 +32,8 @@ inline constexpr Microseconds kShortestCheckInterval = 100'000;
 struct WaitRhythm {
     WaitLimits limits;
     bool in_transaction; // which had locks before, or is not the statement's own to end
-    Timestamp
-        patience_end; // who waits behind it has waited for too long then; kUnknownTime: nobody
+    // Who waits behind it has waited for too long then; kUnknownTime: nobody waits.
+    Timestamp patience_end;
     Timestamp transaction_began;
     Timestamp next_look_behind;
     Timestamp next_look_for_repack;

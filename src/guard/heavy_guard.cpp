@@ -53,13 +53,13 @@ struct WatchedRun {
     MemoryContext context;
     TimestampTz began;
     bool may_refuse;
-    OwnCancel cancel; // if may_refuse
-    bool refused;
-    const char* message; // if refused
-    const char* detail;
-    const char* hint;
-    RunningWork outer; // what was shown before
-    HeavyWatch watch;
+    RunningWork outer;     // what was shown before
+    OwnCancel cancel = {}; // if may_refuse
+    bool refused = false;
+    const char* message = nullptr; // if refused
+    const char* detail = nullptr;
+    const char* hint = nullptr;
+    HeavyWatch watch = {};
 };
 
 /// A lock by which the transaction keeps others out.
@@ -257,19 +257,12 @@ void watch(const UtilityCall& call, CommandTag tag, Run&& run_statement) {
         run_statement(call);
         return;
     }
-    WatchedRun run = {call,
-                      tag,
-                      CurrentMemoryContext,
-                      GetCurrentTimestamp(),
-                      false,
-                      {},
-                      false,
-                      nullptr,
-                      nullptr,
-                      nullptr,
-                      shown,
-                      {}};
-    run.may_refuse = settings.heavy() == DdlHeavy::refuse;
+    WatchedRun run = {.call = call,
+                      .tag = tag,
+                      .context = CurrentMemoryContext,
+                      .began = GetCurrentTimestamp(),
+                      .may_refuse = settings.heavy() == DdlHeavy::refuse,
+                      .outer = shown};
     if (run.may_refuse)
         allow_own_cancel(&run.cancel, CancelReason::refusal);
     run_amending(

@@ -6,8 +6,8 @@ namespace {
 
 struct Note {
     pg_atomic_uint64 who; // pid and, in the lower half, lxid; 0 where there is none
-    pg_atomic_uint64
-        what; // when, in microseconds, times 16; 8 where it ends the transaction; a note
+    // When, in microseconds, times 16; 8 where it ends the transaction; a note.
+    pg_atomic_uint64 what;
     pg_atomic_uint64 terminated; // the pid of a process that is ending because it was told to
 };
 

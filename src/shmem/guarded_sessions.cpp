@@ -41,9 +41,9 @@ struct PreparedPlace {
 struct {
     SlotsByProc<Place> places;
     PreparedPlace* prepared; // max_prepared_xacts of them
-    pg_atomic_uint64*
-        watcher; // its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none
-    bool used;   // this process has used its place
+    // Its procno plus 1, doubled, plus 1 while it sleeps; 0: there is none.
+    pg_atomic_uint64* watcher;
+    bool used; // this process has used its place
 } state;
 
 Place* place_of(int procno) {

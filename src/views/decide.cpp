@@ -76,7 +76,7 @@ struct OpenPosting {
     uint64 number;
 };
 
-void pause() {
+void await_next_look() {
     static uint32 wait_event;
     if (wait_event == 0)
         wait_event = pg::compat::new_wait_event("PgLockguardDecide");
@@ -115,7 +115,7 @@ void await_answer(const OpenPosting& open, int64 until, Answer* answer) {
             answer->heard = true;
             return;
         }
-        pause();
+        await_next_look();
     }
 }
 
@@ -138,7 +138,7 @@ void decide(const pg::DecidableWait& wait, const pg::DecisionRequest& request, A
                 }
                 if (pg::steady_now() >= until)
                     return;
-                pause();
+                await_next_look();
             }
         },
         [&open] {
