@@ -56,8 +56,6 @@ bool read_running_work(int procno, RunningWork* work) {
     SpinLockAcquire(&slot->lock);
     *work = slot->work;
     SpinLockRelease(&slot->lock);
-    if (work->kind > core::HeavyKind::run_query)
-        return false; // torn by a crash: no kind that is known
     const PGPROC* proc = GetPGProcByNumber(procno);
     return work->pid != 0 && work->pid == proc->pid && work->lxid == compat::lxid_of(proc);
 }
