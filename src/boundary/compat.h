@@ -382,13 +382,6 @@ inline constexpr NodeTag kClusterStatement = T_RepackStmt;
 inline constexpr NodeTag kClusterStatement = T_ClusterStmt;
 #endif
 
-/// How many command tags there are: from 17 the list has no end mark.
-inline constexpr int kCommandTags = 0
-#define PG_CMDTAG(tag, name, event_trigger, table_rewrite, row_count) +1
-#include "tcop/cmdtaglist.h"
-#undef PG_CMDTAG
-    ;
-
 /// The tag of REPACK; CMDTAG_UNKNOWN where there is none.
 #if PG_VERSION_NUM >= 190000
 inline constexpr CommandTag kRepackCommand = CMDTAG_REPACK;

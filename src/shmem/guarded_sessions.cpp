@@ -209,7 +209,7 @@ bool read_guarded_session(int procno, GuardedSession* session) {
         session->in_attempt = (low_of(statement) & 1) != 0;
         const uint32 tag = low_of(statement) >> 1;
         session->command =
-            tag < compat::kCommandTags ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
+            tag < compat::kCommandTagCount ? static_cast<CommandTag>(tag) : CMDTAG_UNKNOWN;
         pg_read_barrier();
         if (changes % 2 == 0 && pg_atomic_read_u32(&place->changes) == changes)
             return true;

@@ -106,7 +106,7 @@ void unroll(const Slot& copy, TrackedTransaction* transaction) {
         const uint32 number = copy.last - back + 1;
         const TrackedStatement& statement = copy.ring[(number - 1) % places];
         if (statement.number != number || statement.size > kTrackedStatementBytes ||
-            statement.command >= compat::kCommandTags)
+            statement.command >= compat::kCommandTagCount)
             continue;
         transaction->statements[transaction->statement_count++] = statement;
     }
