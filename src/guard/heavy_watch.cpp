@@ -6,6 +6,7 @@
 
 #include "boundary/memory.h"
 #include "boundary/settings.h"
+#include "guard/lock_target_facts.h"
 #include "guard/setting_scope.h"
 #include "locks/own_locks.h"
 #include "sessions/interrupt_watch.h"
@@ -114,16 +115,6 @@ int64 bytes_of_all(Relation relation) {
     }
     list_free(indexes);
     return bytes;
-}
-
-bool is_foreign_key(Oid constraint) {
-    HeapTuple row = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
-    if (!HeapTupleIsValid(row))
-        return false;
-    bool is_key =
-        reinterpret_cast<Form_pg_constraint>(GETSTRUCT(row))->contype == CONSTRAINT_FOREIGN;
-    ReleaseSysCache(row);
-    return is_key;
 }
 
 /// The table that a message is about, if it is about this relation or something of it; else

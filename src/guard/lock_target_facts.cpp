@@ -76,16 +76,6 @@ bool has_column(const Lookup& lookup, HeapTuple constraint, AttrNumber column) {
     return false;
 }
 
-bool is_foreign_key(Oid constraint) {
-    HeapTuple row = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
-    if (!HeapTupleIsValid(row))
-        return false;
-    bool result = reinterpret_cast<const FormData_pg_constraint*>(GETSTRUCT(row))->contype ==
-                  CONSTRAINT_FOREIGN;
-    ReleaseSysCache(row);
-    return result;
-}
-
 ConstraintFacts facts_from(const FormData_pg_constraint* row) {
     return {row->oid,
             row->contype,
@@ -97,6 +87,16 @@ ConstraintFacts facts_from(const FormData_pg_constraint* row) {
 }
 
 } // namespace
+
+bool is_foreign_key(Oid constraint) {
+    HeapTuple row = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+    if (!HeapTupleIsValid(row))
+        return false;
+    bool result = reinterpret_cast<const FormData_pg_constraint*>(GETSTRUCT(row))->contype ==
+                  CONSTRAINT_FOREIGN;
+    ReleaseSysCache(row);
+    return result;
+}
 
 ColumnFacts facts_of_column(Oid relation, const char* name) {
     ColumnFacts facts = {};

@@ -1,6 +1,6 @@
-// For lock_targets only (and the preview, which asks for triggers): what the catalogs say of
-// columns, constraints and triggers. Nothing here takes a lock on a relation that it asks about;
-// any may change or vanish meanwhile.
+// For lock_targets, and whoever else asks: what the catalogs say of columns, constraints and
+// triggers. Nothing here takes a lock on a relation that it asks about; any may change or vanish
+// meanwhile.
 #pragma once
 
 #include "boundary/compat.h"
@@ -32,6 +32,9 @@ ConstraintFacts facts_of_constraint(Oid relation, const char* name);
 /// The NOT NULL of a column, by the column's name; none where the server has no constraint for
 /// that.
 ConstraintFacts facts_of_not_null(Oid relation, const char* column);
+
+/// False also where there is no such constraint.
+bool is_foreign_key(Oid constraint);
 
 /// The relation's foreign keys, or those of them that have this column; as a list of OIDs.
 List* foreign_keys_of(Oid relation, AttrNumber column = InvalidAttrNumber);

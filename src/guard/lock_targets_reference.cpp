@@ -1,6 +1,7 @@
 #include "guard/lock_targets_reference.h"
 
 #include "guard/lock_target_facts.h"
+#include "guard/lock_targets_children.h"
 
 extern "C" {
 #include "catalog/namespace.h"
@@ -28,10 +29,6 @@ bool may_refer_to(Oid table, const List* columns) {
     return true;
 }
 
-bool always(Oid /*child*/, const void* /*argument*/) {
-    return true;
-}
-
 } // namespace
 
 Subject look_up_referenced(Collection* found, const Constraint* key) {
@@ -47,7 +44,7 @@ Subject look_up_referenced(Collection* found, const Constraint* key) {
 
 void add_partitions_of_referenced(Collection* found, Subject table) {
     if (table.kind == RELKIND_PARTITIONED_TABLE)
-        add_levels(found, table.relation, ShareRowExclusiveLock, always, nullptr);
+        add_levels(found, table.relation, ShareRowExclusiveLock, if_child::always, nullptr);
 }
 
 } // namespace lockguard::pg
