@@ -7,6 +7,10 @@
 
 #include "boundary/compat.h"
 
+extern "C" {
+#include "utils/builtins.h"
+}
+
 namespace lockguard::pg {
 
 /// Raises 55000 where the SQL declaration of a function does not have these columns: it is of
@@ -53,6 +57,18 @@ struct ResultRow {
     void set_name(int column, const char* name) {
         if (name != nullptr)
             set(column, name_value(name));
+    }
+    /// Text that may be unknown (null), or of which there is none.
+    void set_text(int column, const char* text) {
+        if (text != nullptr && text[0] != '\0')
+            set(column, CStringGetTextDatum(text));
+    }
+    /// Text in a field of M bytes, which may have cut it: as for valid_text_value().
+    template <std::size_t M>
+    void set_field(int column, const char (&field)[M]) {
+        std::string_view text(field, strnlen(field, M - 1));
+        if (!text.empty())
+            set(column, valid_text_value(text, text.size() == M - 1));
     }
     void put(ReturnSetInfo* result) {
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);

@@ -63,17 +63,6 @@ constexpr Oid kTypes[column_count] = {
 
 class EventRow : public pg::ResultRow<column_count> {
   public:
-    void set_text(Column column, const char* text) {
-        if (text != nullptr && text[0] != '\0')
-            set(column, CStringGetTextDatum(text));
-    }
-    /// Of a field of the event.
-    template <std::size_t N>
-    void set_field(Column column, const char (&field)[N]) {
-        std::string_view text(field, strnlen(field, N - 1));
-        if (!text.empty())
-            set(column, pg::valid_text_value(text, text.size() == N - 1));
-    }
     void set_duration(Column column, int64 duration) {
         if (duration >= 0)
             set(column, pg::interval_value(duration));

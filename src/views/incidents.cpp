@@ -70,17 +70,6 @@ constexpr Oid kTypes[column_count] = {
 
 class IncidentRow : public pg::ResultRow<column_count> {
   public:
-    void set_text(Column column, const char* text) {
-        if (text != nullptr && text[0] != '\0')
-            set(column, CStringGetTextDatum(text));
-    }
-    /// Of a field of the incident.
-    template <std::size_t N>
-    void set_field(Column column, const char (&field)[N]) {
-        std::string_view text(field, strnlen(field, N - 1));
-        if (!text.empty())
-            set(column, pg::valid_text_value(text, text.size() == N - 1));
-    }
     void set_mode(Column column, uint8 mode) {
         if (mode != NoLock && mode <= MaxLockMode)
             set_text(column, GetLockmodeName(DEFAULT_LOCKMETHOD, mode));
