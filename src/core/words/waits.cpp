@@ -1,19 +1,13 @@
 #include "core/words/waits.h"
 
-#include <array>
-#include <charconv>
+#include "core/words/key_values.h"
+
 #include <string>
 
 namespace lockguard::core {
 namespace {
 
 using Text = std::pmr::string;
-
-void append_number(Text& text, std::int64_t number) {
-    std::array<char, 24> digits{};
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr;
-    text.append(digits.data(), end);
-}
 
 void append_statement(Text& text, const WaitWords& waiting) {
     text += waiting.wait.command.empty() ? std::string_view("The statement") : waiting.wait.command;
