@@ -11,6 +11,7 @@
 
 #include "core/lock_graph.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -49,5 +50,15 @@ void start_record(KeptWaitingRecord& record, Timestamp earliest);
 /// \param waits  all that are kept waiting; `since` is when the chain was complete
 /// \param look   when the lock table was copied
 void note_look(KeptWaitingRecord& record, std::span<KeptWaiting> waits, Timestamp look);
+
+/// Whoever must not keep others waiting for longer than a limit is looked at a few times in the
+/// length of that, within these bounds.
+inline constexpr Microseconds kShortestLookPeriod = 10 * kMillisecond;
+inline constexpr Microseconds kLongestLookPeriod = 100 * kMillisecond;
+
+/// From one of these looks to the next.
+constexpr Microseconds look_period(Microseconds limit) {
+    return std::clamp(limit / 4, kShortestLookPeriod, kLongestLookPeriod);
+}
 
 } // namespace lockguard::core

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/kept_waiting.h"
+
 #include "locks/lock_snapshot.h"
 #include "sessions/backend_status.h"
 
@@ -16,10 +18,6 @@ namespace {
 using core::kMillisecond;
 using core::Microseconds;
 
-/// As the worker's (worker/stall_watch).
-constexpr Microseconds kShortestPeriod = 10 * kMillisecond;
-constexpr Microseconds kLongestPeriod = 100 * kMillisecond;
-constexpr int kGlancesInLimit = 4;
 constexpr Microseconds kFirstRepeat = 1'000 * kMillisecond;
 
 /// Of the watch that goes on. Changed only while its timeout is disabled, or by its handler.
@@ -97,7 +95,7 @@ void look_from_timer() {
     if (*const_cast<PGPROC* volatile*>(&MyProc) == nullptr || proc_exit_inprogress || !watch.on)
         return;
     const TimestampTz now = GetCurrentTimestamp();
-    Microseconds next = kShortestPeriod;
+    Microseconds next = core::kShortestLookPeriod;
     if (is_between_lwlocks()) {
         const StallReport report = look(now);
         watch.longest = std::max(watch.longest, report.longest);
@@ -107,7 +105,7 @@ void look_from_timer() {
             watch.repeat *= 2;
             watch.strike();
         }
-        next = std::clamp(watch.max_stall / kGlancesInLimit, kShortestPeriod, kLongestPeriod);
+        next = core::look_period(watch.max_stall);
         if (report.sessions > 0 && report.longest < watch.max_stall)
             next = std::min(next, watch.max_stall - report.longest);
     }
@@ -131,8 +129,9 @@ void start_own_watch(TimestampTz since, Microseconds max_stall, void (*strike)()
     watch.longest = 0;
     watch.repeat = kFirstRepeat;
     watch.on = true;
-    enable_timeout_at(watch.timeout, GetCurrentTimestamp() +
-                                         std::clamp(max_stall, kShortestPeriod, kLongestPeriod));
+    enable_timeout_at(watch.timeout,
+                      GetCurrentTimestamp() + std::clamp(max_stall, core::kShortestLookPeriod,
+                                                         core::kLongestLookPeriod));
 }
 
 void stop_own_watch() {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/kept_waiting.h"
+
 #include "boundary/clock.h"
 #include "boundary/memory.h"
 #include "locks/kept_waiting_by.h"
@@ -15,11 +17,6 @@ namespace {
 
 using core::kMillisecond;
 using core::Microseconds;
-
-/// Glances come a few times in the length of a limit, within these bounds.
-constexpr Microseconds kShortestPeriod = 10 * kMillisecond;
-constexpr Microseconds kLongestPeriod = 100 * kMillisecond;
-constexpr int kGlancesInLimit = 4;
 
 /// After the last guarded statement it goes on for a while, so that the next of many need not wake
 /// it.
@@ -139,7 +136,7 @@ Microseconds period_of(const pg::GuardedSession& session) {
     Microseconds limit = session.max_stall > 0 ? session.max_stall : INT_MAX;
     if (session.in_attempt && session.statement != 0)
         limit = std::min<Microseconds>(limit, session.lock_timeout);
-    return std::clamp(limit * kMillisecond / kGlancesInLimit, kShortestPeriod, kLongestPeriod);
+    return core::look_period(limit * kMillisecond);
 }
 
 struct Watched {
@@ -179,7 +176,7 @@ Microseconds look_at_all_prepared(StallWatch* watch, const pg::LockSnapshot* sna
             forget(track);
             track->lxid = transaction.lxid;
         }
-        next = next < 0 ? kLongestPeriod : next;
+        next = next < 0 ? core::kLongestLookPeriod : next;
         if (snapshot == nullptr)
             note_clear(track, taken_at);
         else
@@ -200,12 +197,12 @@ bool any_prepared() {
 /// Nothing is guarded now. Goes to sleep where that has been so for a while.
 Microseconds linger(StallWatch* watch, Watched* room) {
     if (pg::steady_now() - watch->last_guarded < kLinger)
-        return kLongestPeriod;
+        return core::kLongestLookPeriod;
     pg::set_watcher_asleep(true);
     if (collect(room) == 0 && !any_prepared())
         return -1;
     pg::set_watcher_asleep(false);
-    return kShortestPeriod;
+    return core::kShortestLookPeriod;
 }
 
 } // namespace
@@ -233,7 +230,7 @@ Microseconds watch_stalls(StallWatch* watch, MemoryContext context) {
     pg::LockSnapshot snapshot;
     const bool anybody = pg::anybody_waits() && pg::take_lock_snapshot(&snapshot);
     const TimestampTz taken_at = GetCurrentTimestamp();
-    Microseconds next = kLongestPeriod;
+    Microseconds next = core::kLongestLookPeriod;
     const Microseconds next_prepared =
         look_at_all_prepared(watch, anybody ? &snapshot : nullptr, taken_at);
     if (next_prepared >= 0)

@@ -77,5 +77,11 @@ TEST_F(KeptWaitingTest, OfMoreThanThereIsRoomForThoseThatWaitLongest) {
     }
 }
 
+TEST(LookPeriodTest, IsAPartOfTheLimitWithinBounds) {
+    EXPECT_EQ(look_period(200 * kMillisecond), 50 * kMillisecond);
+    EXPECT_EQ(look_period(kMillisecond), kShortestLookPeriod);
+    EXPECT_EQ(look_period(INT64_MAX), kLongestLookPeriod);
+}
+
 } // namespace
 } // namespace lockguard::core
