@@ -61,9 +61,14 @@ void WaitAccount::begin_to_wait(Timestamp since) {
     told_ = true;
 }
 
-void WaitAccount::end_wait(bool queued) {
+void WaitAccount::enter_queue() {
+    queued_since_ = steady_now();
+}
+
+void WaitAccount::end_wait() {
     if (waiting_since_ == 0)
         return;
+    const bool queued = queued_since_ != 0;
     count_span();
     if (logged_)
         log_end(queued);
@@ -97,6 +102,12 @@ void WaitAccount::count_span() {
     if (waiting_since_ == 0)
         return;
     stop_listening();
+    if (queued_since_ != 0) {
+        queued_for_ = std::max<Microseconds>(steady_now() - queued_since_, 0);
+        queued_since_ = 0;
+        count(Counter::bursts);
+        note_stall(queued_for_);
+    }
     Microseconds span = std::max<Microseconds>(steady_now() - waiting_since_, 0);
     count(Counter::wait_time, static_cast<uint64>(span));
     earlier_waits_ += span;
@@ -118,7 +129,7 @@ DdlEvent WaitAccount::new_event(EventKind kind, const char* reason) const {
     event.tag = lock_.tag;
     event.mode = lock_.mode;
     event.waited = waited();
-    event.stall = policy_.longest_stay;
+    event.stall = std::max(policy_.longest_stay, queued_for_);
     event.attempts = static_cast<int32>(policy_.attempts);
     event.reason = reason;
     return event;
@@ -143,7 +154,10 @@ void WaitAccount::record_termination(int pid, const char* detail) const {
     culprit.pid = pid;
     DdlEvent event = new_event(EventKind::ddl_blocker_terminated, detail);
     event.culprits = {&culprit, 1};
-    record_ddl_event(event, nullptr);
+    NameLookup lookup = open_name_lookup();
+    const char* object = locked_object_text(lock_.tag, lookup);
+    close_name_lookup(lookup);
+    record_ddl_event(event, object);
 }
 
 // ---- Being seen

@@ -40,10 +40,10 @@ class WaitAccount {
     /// An attempt has come to nothing: the statement waits (again), since that time by the steady
     /// clock. Wakes the worker. Needs a transaction, and a snapshot.
     void begin_to_wait(core::Timestamp since);
+    /// From now on it waits in the queue, as any other statement. What it shows is to be withdrawn.
+    void enter_queue();
     /// It has all locks that it knows of. Tells so. Needs a transaction.
-    ///
-    /// \param queued  it has stood in the queue for them at the end, as any other statement
-    void end_wait(bool queued = false);
+    void end_wait();
     /// To be called regularly while it waits: tells what is to be told after deadlock_timeout, as
     /// log_lock_waits has it for a wait in a queue.
     void note_waiting(const AwaitedHolders& holders);
@@ -85,8 +85,10 @@ class WaitAccount {
     bool has_waited_ = false;
     core::Timestamp waiting_since_ = 0; // 0 while it does not wait
     core::Microseconds earlier_waits_ = 0;
-    bool told_ = false;   // that it waits: its end is told as well
-    bool logged_ = false; // likewise
+    core::Timestamp queued_since_ = 0;  // 0: it has not entered the queue, or left it
+    core::Microseconds queued_for_ = 0; // once it has left it
+    bool told_ = false;                 // that it waits: its end is told as well
+    bool logged_ = false;               // likewise
     bool published_ = false;
     LowPriorityWait shown_ = {};
 };

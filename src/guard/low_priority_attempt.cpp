@@ -382,7 +382,7 @@ void Attempts::queue_for_targets() {
         for (const LockTarget& target : targets.locks)
             UnlockRelationOid(target.relation, target.mode);
     }
-    account_.end_wait(true);
+    account_.end_wait();
 }
 
 } // namespace lockguard::pg

@@ -337,10 +337,11 @@ class LowPriorityRun {
             policy_.limits.deadline +=
                 std::max<Microseconds>(result.waited_since - result.got_all, 0);
         rhythm_.limits.deadline = policy_.limits.deadline;
-        // The next attempt might end in the same way, at once, where nobody knows what it waits
-        // for.
+        // Where nobody knows what it waited for, the next attempt might end in the same way. It has
+        // not waited for all that time: the work has been done before.
         if (!result.lock_known)
-            core::ran_in_vain(rhythm_, result.ended, result.ended - result.got_all);
+            core::ran_in_vain(rhythm_, result.ended,
+                              std::min(result.ended - result.got_all, policy_.limits.max_burst));
         // Whoever came while the statement had its locks, and lost them again, waited for nothing.
         if (result.kept_waiting <= 0)
             return;
@@ -430,6 +431,7 @@ class LowPriorityRun {
     void run_in_queue() {
         notices_.tell_queue(account_, outlook());
         account_.withdraw();
+        account_.enter_queue();
         MemoryContextSwitchTo(caller_context_);
         int lock_timeout = LockTimeout;
         if (LockTimeout > 0 && !lock_timeout_bounds_stays_)

@@ -133,6 +133,7 @@ for my $message ('pg_lockguard: terminated', 'pg_lockguard event: kind=ddl_block
 		like($_->error, qr/ended by PID @{[ $ddl->pid ]}/, $_->name . ' has been ended') for @victims;
 		my $logged = slurp_file($node->logfile, $log);
 		like($logged, qr/LOG:  pg_lockguard: terminated PID @{[ $_->pid ]},/, 'and the log says so') for @victims;
+		like($logged, qr/event: kind=ddl_blocker_terminated .* relation="public\.t" .*blocker_pid=@{[ $_->pid ]} /, 'by its name') for @victims;
 		is($others->value(q{SELECT count(*) FROM pg_lockguard_events WHERE kind = 'ddl_blocker_terminated' AND blocker_pid = ?}, $_->pid),
 			1, 'and the record') for @victims;
 		forget_sessions(@victims);

@@ -123,8 +123,16 @@ subtest 'ddl_on_timeout = queue' => sub {
 	await($node, 'it queues',
 		"SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted AND locktype = 'relation')", $ddl->pid);
 	is($witness->value('SELECT count(*) FROM pg_lockguard_progress'), 0, 'in the queue it is as any other');
+	my $before = statistics($node);
+	await($node, 'some time there', "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted AND waitstart < clock_timestamp() - interval '100 ms')", $ddl->pid);
 	$reader->do('COMMIT');
 	is($ddl->error, undef, 'ddl_on_timeout = queue: it gets its lock in the queue');
+	my $after = statistics($node);
+	is($after->{bursts} - $before->{bursts}, 1, 'which counts as a stay there');
+	cmp_ok($after->{stall_time} - $before->{stall_time}, '>=', 100, 'that others could be kept waiting by');
+	cmp_ok($after->{max_stall_time}, '>=', 100, 'and is the longest');
+	is($witness->value(q{SELECT stall >= '100 ms' FROM pg_lockguard_events WHERE kind = 'ddl_acquired' AND pid = ? ORDER BY id DESC LIMIT 1}, $ddl->pid), 1,
+		'the event says so, too');
 	is_clean($ddl, 'after ddl_on_timeout = queue');
 
 	# With a lock_timeout that is longer than ddl_max_wait, the queue is for the rest of it.
