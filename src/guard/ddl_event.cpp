@@ -25,24 +25,6 @@ std::string_view draw_culprits(const DdlEvent& ddl) {
     });
 }
 
-std::string_view text_of(const char* name) {
-    return name == nullptr ? std::string_view() : std::string_view(name);
-}
-
-/// For the line of the log, where there is one.
-EventNames names_for_log(const Event& event) {
-    EventNames names = {};
-    if (settings.logged_events() == LoggedEvents::none)
-        return names;
-    NameLookup lookup = open_name_lookup();
-    names.database = text_of(database_name(event.database, lookup));
-    names.role = text_of(role_name(event.role, lookup));
-    if (event.has_blocker && OidIsValid(event.blocker_role))
-        names.blocker_role = text_of(role_name(event.blocker_role, lookup));
-    close_name_lookup(lookup);
-    return names;
-}
-
 } // namespace
 
 void record_ddl_event(const DdlEvent& ddl, const char* relation) {

@@ -24,7 +24,8 @@ struct LockHolder {
 /// other: no single moment, but nobody is missed who holds the lock all the time.
 ///
 /// Allocated in the current memory context. Takes fpInfoLock of each process, and then the lock's
-/// partition lock, LW_SHARED, one at a time.
+/// partition lock, LW_SHARED, one at a time: that for as long as it takes to go through what others
+/// have in the partition, a sixteenth of all locks, until it meets the lock.
 std::span<const LockHolder> find_lock_holders(const LOCKTAG& tag, LOCKMODE wanted, int waiter);
 
 /// Their pids, ascending, as an int4[]; 0 for a prepared transaction.

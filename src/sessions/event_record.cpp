@@ -5,6 +5,7 @@
 #include "boundary/settings.h"
 #include "sessions/backend_status.h"
 #include "sessions/event_folds.h"
+#include "sessions/object_names.h"
 
 namespace lockguard::pg {
 
@@ -39,6 +40,10 @@ bool is_to_be_logged(EventKind kind) {
         return true;
     }
     return false;
+}
+
+std::string_view text_of(const char* name) {
+    return name == nullptr ? std::string_view() : std::string_view(name);
 }
 
 /// Of repeats the log has the first ones of each power of ten: 0, 1, 10, 100, ...
@@ -111,6 +116,21 @@ void set_event_blocker(Event* event, int procno, int pid) {
     if (is_idle_in_transaction(status.state) && status.state_start != 0)
         event->blocker_idle = Max(GetCurrentTimestamp() - status.state_start, 0);
     set_event_text(event->blocker_query, status.query);
+}
+
+EventNames names_for_log(const Event& event) {
+    EventNames names = {};
+    if (!is_to_be_logged(event.kind))
+        return names;
+    NameLookup lookup = open_name_lookup();
+    if (OidIsValid(event.database))
+        names.database = text_of(database_name(event.database, lookup));
+    if (OidIsValid(event.role))
+        names.role = text_of(role_name(event.role, lookup));
+    if (event.has_blocker && OidIsValid(event.blocker_role))
+        names.blocker_role = text_of(role_name(event.blocker_role, lookup));
+    close_name_lookup(lookup);
+    return names;
 }
 
 void record_event(Event* event, const EventNames& names) {

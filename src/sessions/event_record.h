@@ -18,6 +18,10 @@ struct EventNames {
     std::string_view relation;
 };
 
+/// Those of the roles and databases in an event, where there is to be a line; that of the relation
+/// is the caller's. In the current memory context. Needs a transaction; waits for no lock.
+EventNames names_for_log(const Event& event);
+
 /// Gives the event its number and time, puts it into the ring, and writes the line of the server
 /// log that pg_lockguard.log_events asks for. Without shared memory it only logs. Never raises an
 /// ERROR, nor serves an interrupt.

@@ -7,9 +7,9 @@
 #include "boundary/clock.h"
 #include "boundary/settings.h"
 #include "sessions/backend_status.h"
-#include "sessions/event_record.h"
 #include "shmem/counters.h"
 #include "worker/blocker_cancel.h"
+#include "worker/named_event.h"
 
 namespace lockguard::features {
 
@@ -128,7 +128,7 @@ bool review_rehearsal(MemoryContext context, const FollowUp& entry) {
     pg::Event event = later_event(entry, pg::EventKind::blocker_resolved);
     snprintf(event.reason, sizeof(event.reason), "event " INT64_FORMAT ": %s after %s",
              entry.event->id, finding.what, duration);
-    pg::record_event(&event, {});
+    pg::record_with_names(&event);
     ereport(LOG, (errmsg("pg_lockguard: PID %d, %s: %s after %s", event.blocker_pid,
                          cancel ? "whose statement would have been cancelled"
                                 : "which would have been terminated",
@@ -146,7 +146,7 @@ bool review_cancel(MemoryContext context, const FollowUp& entry) {
     pg::set_event_blocker(&event, entry.blocker.session.procno, entry.blocker.session.pid);
     snprintf(event.reason, sizeof(event.reason), "event " INT64_FORMAT ", %s ago: %s",
              entry.event->id, duration, after.what);
-    pg::record_event(&event, {});
+    pg::record_with_names(&event);
     ereport(LOG, (errmsg("pg_lockguard: PID %d, whose statement was sent a cancel %s ago: %s",
                          event.blocker_pid, duration, after.what)));
     return true;

@@ -5,10 +5,10 @@
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
 #include "sessions/backend_status.h"
-#include "sessions/event_record.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
 #include "worker/look_drawing.h"
+#include "worker/named_event.h"
 
 namespace lockguard::pg {
 
@@ -110,7 +110,7 @@ void record_stall(const StallCase& c, EventKind kind, const char* reason) {
     set_event_text(event->command, GetCommandTagName(c.session.command));
     set_event_text(event->reason, reason);
     draw_tree(c, event);
-    record_event(event, {});
+    record_with_names(event);
 }
 
 const char* why_stall_is_spared(const StallCase& c) {

@@ -120,6 +120,7 @@ subtest 'idle, blocker_action is off' => sub {
 configure($node, blocker_action => 'terminate');
 
 subtest 'idle, blocker_action is terminate' => sub {
+	configure($node, log_events => 'actions');
 	my ($ddl, $reader) = begin('app', []);
 	my $before = statistics($node);
 	$reader->send('SELECT * FROM busy');
@@ -129,6 +130,8 @@ subtest 'idle, blocker_action is terminate' => sub {
 		'and is told why');
 	my @events = await_events('stall_terminated', $ddl);
 	is(@events, 1, 'an event');
+	is_logged($node, qr/event: kind=stall_terminated .* database="postgres" user="\w+" .* blocker_user="app"/, 'a line, with the names');
+	configure($node, log_events => 'none');
 	cmp_ok($events[0]{stall_ms}, '>=', $limit, 'not before the limit');
 	is(statistics($node)->{stall_terminations}, $before->{stall_terminations} + 1, 'it is counted');
 	end($ddl, $reader);

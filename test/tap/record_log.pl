@@ -57,7 +57,7 @@ subtest 'log_events' => sub {
 		'... with all that is known, but not the query');
 	configure($node, log_events => 'all');
 	provoke($node, 'everything');
-	is_logged($node, qr/event: kind=blocker_resolved/, 'log_events = all: of what came of it, too');
+	is_logged($node, qr/event: kind=blocker_resolved .* database="postgres" user="\w+" .* blocker_user="app"/, 'log_events = all: of what came of it, too');
 	is_deeply([ map { /^kind=(\w+)/ } (logged_events())[ 1, 2 ] ],
 		[ 'blocker_logged', 'blocker_resolved' ], 'log_events = all: a line each');
 };
