@@ -13,9 +13,10 @@ namespace lockguard::pg {
 /// parallel query by its leader, an autovacuum by a cancel. Where one of them may not be ended,
 /// nobody is, and the result says why, in words that follow "Nobody was ended: "; else it is null.
 ///
-/// The rule is that of pg_terminate_backend(), for the role whose decision it is; only sessions
-/// of clients are ended, and nobody whom the worker would spare (sessions/exemptions). Needs a
-/// transaction. Allocates in the current memory context.
+/// The rule is that of pg_terminate_backend(), for the role whose decision it is: a superuser ends
+/// superusers' sessions. Only sessions of clients are ended, idle or at work, and none that is
+/// exempt (sessions/exemptions: settings, or a shared snapshot). Needs a transaction. Allocates in
+/// the current memory context.
 ///
 /// \param role        with whose rights
 /// \param decided_by  the pid of who has decided so for the statement; 0: ddl_on_timeout
