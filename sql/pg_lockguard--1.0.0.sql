@@ -71,7 +71,7 @@ CREATE VIEW pg_lockguard_progress AS SELECT * FROM pg_lockguard_progress();
 GRANT SELECT ON pg_lockguard_progress TO PUBLIC;
 
 COMMENT ON VIEW pg_lockguard_progress IS
-    'the guarded statements that wait at low priority, and for whom, or do heavy work';
+    'the guarded statements that wait at low priority, with those whom they wait for, and those that do heavy work';
 
 COMMENT ON COLUMN pg_lockguard_progress.pid IS 'process id of the session';
 COMMENT ON COLUMN pg_lockguard_progress.datname IS 'its database';

@@ -215,8 +215,9 @@ void define_heavy_settings() {
                             PGC_SUSET, GUC_UNIT_KB, nullptr, nullptr, nullptr);
     DefineCustomStringVariable(
         "pg_lockguard.ddl_heavy_confirm",
-        "The relation with which that is meant: pg_lockguard.ddl_heavy lets it pass.",
-        "Written as the error message has it, such as public.orders. For SET LOCAL.",
+        "The relations whose heavy work is meant: pg_lockguard.ddl_heavy lets it pass.",
+        "A list separated by commas, schema-qualified, as the error message has them, such as "
+        "public.orders. For SET LOCAL.",
         &settings.ddl_heavy_confirm, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
     DefineCustomIntVariable(
         "pg_lockguard.preview_max_hold", "The longest that ddl_preview() runs the statement.",
