@@ -253,6 +253,17 @@ subtest 'the alerts' => sub {
 	pass('the alerts go');
 };
 
+subtest 'a transaction that nothing bounds' => sub {
+	is_deeply([ grep { /Stall/ } alerts('firing') ], [], 'no alert so far');
+	$migration->do($_) for q{SET pg_lockguard.ddl_max_stall = '500ms'}, 'BEGIN', 'ALTER TABLE users ADD COLUMN kept text';
+	$waiter->send('SELECT FROM users');
+	until_true('a superuser\'s transaction that keeps others waiting is an alert',
+		sub { grep { $_ eq 'PostgresLockguardStallSpared' } alerts('firing') });
+	pass('a superuser\'s transaction that keeps others waiting is an alert');
+	$migration->do('ROLLBACK');
+	is(await_end($waiter), undef, 'who was kept waiting goes on');
+};
+
 is(value_of('min_over_time(up[10m])'), 1, 'no scrape has failed');
 is($observer->value(q{SELECT count(*) FROM pg_stat_database WHERE datname = 'postgres' AND deadlocks > 0}), 0, 'no deadlock');
 forget_sessions();
