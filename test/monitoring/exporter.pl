@@ -34,8 +34,8 @@ my $node = start_node('monitored', q{shared_preload_libraries = 'pg_lockguard'},
 	q{pg_lockguard.worker_interval = 100ms}, q{pg_lockguard.incident_min_wait = 500ms},
 	q{pg_lockguard.blocker_action = log}, q{pg_lockguard.blocker_min_idle = 1s}, q{pg_lockguard.blocker_min_wait = 1s});
 $node->safe_psql('postgres', q{
-	CREATE ROLE exporter LOGIN;
-	GRANT pg_monitor TO exporter;
+	CREATE ROLE prometheus LOGIN;
+	GRANT pg_monitor TO prometheus;
 	CREATE ROLE app LOGIN;
 	CREATE TABLE users (id int PRIMARY KEY, name text);
 	INSERT INTO users VALUES (1, 'a'), (2, 'b');
@@ -49,7 +49,7 @@ subtest 'the queries wait for no lock on a table, a view or a sequence' => sub {
 	$locker->do("LOCK TABLE $_->{name} IN ACCESS EXCLUSIVE MODE")
 	  for $observer->rows(q{SELECT oid::regclass::text AS name FROM pg_class
 		WHERE relkind IN ('r', 'v') AND relnamespace = 'public'::regnamespace});
-	my $viewer = session($node, 'viewer', user => 'exporter');
+	my $viewer = session($node, 'viewer', user => 'prometheus');
 	$viewer->do(q{SET lock_timeout = '10ms'});
 	for my $name (sort keys %$queries)
 	{
@@ -108,8 +108,8 @@ sub until_true
 my ($exporter_port, $prometheus_port) = map { PostgreSQL::Test::Cluster::get_free_port() } 1, 2;
 my $logs = $PostgreSQL::Test::Utils::log_path;
 {
-	local $ENV{DATA_SOURCE_NAME} =
-	  'host=' . $node->host . ' port=' . $node->port . ' user=exporter dbname=postgres sslmode=disable';
+	# As docs/how-to/monitoring.md has it.
+	local $ENV{DATA_SOURCE_NAME} = 'user=prometheus host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
 	start_process("$logs/exporter.log", 'prometheus-postgres-exporter',
 		"--extend.query-path=$folder/postgres-exporter-queries.yaml", "--web.listen-address=127.0.0.1:$exporter_port");
 }
