@@ -120,11 +120,8 @@ sub observer
 	my $known = $observer{$name};
 	# It says nothing of its own accord, unless its server has ended it.
 	delete $observer{$name} if $known && $known->has_input && !$known->{dbh}->ping;
-	return $observer{$name} if $observer{$name};
-	$observer{$name} = LockGuard::Session->new($node, 'observer');
-	# With it each look would take seconds, and miss what it waits for.
-	$observer{$name}->do('SET debug_discard_caches = 0');
-	return $observer{$name};
+	# Else each look would take seconds, where caches are discarded, and miss what it waits for.
+	return $observer{$name} //= LockGuard::Session->new($node, 'observer', options => '-cdebug_discard_caches=0');
 }
 
 # Ends it, where a server is to have no session at all.

@@ -12,14 +12,14 @@ use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
 # new(NODE, NAME, OPTION => VALUE...): NAME is its application_name. Options: dbname, user, host
-# (default: the node's socket), replication (as in a connection string).
+# (default: the node's socket), replication, options (as in a connection string).
 sub new
 {
 	my ($class, $node, $name, %option) = @_;
 	my $dsn = join(';',
 		'dbi:Pg:host=' . ($option{host} // $node->host), 'port=' . $node->port,
 		'dbname=' . ($option{dbname} // 'postgres'), "application_name=$name",
-		$option{replication} ? "replication=$option{replication}" : ());
+		map { $option{$_} ? "$_=$option{$_}" : () } qw(replication options));
 	my $dbh = DBI->connect($dsn, $option{user} // '', '', {
 		RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoCommit => 1, AutoInactiveDestroy => 1,
 		pg_server_prepare => 0 });
