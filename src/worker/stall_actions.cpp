@@ -133,7 +133,20 @@ bool fuse_holds(const pg::StallCase& c, bool rehearses, int64 subject, StallTrac
     return true;
 }
 
-/// As the worker does with any blocker that is idle, but without blocker_min_idle and
+/// Was a cancel request sent to what it does, which it does not serve, because it waits for its
+/// client in the midst of that? (COPY FROM STDIN without data, a pipeline without a Sync.) Asked a
+/// while after the request: who gets data serves it.
+bool is_stalled(const pg::StallCase& c, const pg::BackendStateOnly& state,
+                const StallTrack& track) {
+    if (state.type != B_BACKEND || track.subject != state.state_start ||
+        !pg::reads_from_client(c.procno))
+        return false;
+    return track.deed == Deed::dealt_with_idle || track.deed == Deed::told_of_fuse ||
+           (track.deed == Deed::cancelled_later &&
+            is_due(track, Deed::cancelled_later, state.state_start));
+}
+
+/// As the worker does with any blocker that is idle, or stalled, but without blocker_min_idle and
 /// blocker_min_wait: others have waited for long enough.
 void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, StallTrack* track) {
     const int64 subject = state.state_start;
@@ -151,8 +164,11 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, S
     if (fuse_holds(c, rehearses, subject, track))
         return;
     const pg::SnapshotWait& wait = pg::awaited_wait(c);
+    const bool stalled = c.kind == core::StallKind::stalled;
     const pg::BlockerIdentity blocker = {{c.procno, c.session.pid, c.session.lxid},
-                                         state.state_start};
+                                         state.state_start,
+                                         stalled,
+                                         stalled ? state.change_count : 0};
     const pg::RequestIdentity request = {wait.procno, c.snapshot->sessions[wait.session].id.pid,
                                          wait.tag, wait.mode, wait.low_priority};
     const char* detail = pg::stall_words(c, pg::StallWords::victim_detail);
@@ -167,8 +183,9 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, S
         pg::count(pg::Counter::stall_terminations);
     pg::record_stall(c, rehearses ? pg::EventKind::stall_logged : pg::EventKind::stall_terminated,
                      pg::stall_words(c, pg::StallWords::detail));
-    ereport(LOG, (errmsg("pg_lockguard: %s PID %d, idle in the transaction of a guarded statement",
-                         rehearses ? "would terminate" : "terminated", c.session.pid),
+    ereport(LOG, (errmsg("pg_lockguard: %s PID %d, %s in the transaction of a guarded statement",
+                         rehearses ? "would terminate" : "terminated", c.session.pid,
+                         stalled ? "waiting for its client" : "idle"),
                   errdetail_log("%s", pg::stall_words(c, pg::StallWords::detail))));
 }
 
@@ -204,7 +221,10 @@ void act_on_stall(pg::StallCase* c, StallTrack* track) {
     pg::BackendStateOnly state;
     if (!pg::read_backend_state({c->procno, c->session.pid}, &state))
         return;
-    if (pg::is_active(state.state)) {
+    if (pg::is_active(state.state) && is_stalled(*c, state, *track)) {
+        c->kind = core::StallKind::stalled;
+        deal_with_idle(*c, state, track);
+    } else if (pg::is_active(state.state)) {
         c->kind = core::StallKind::later;
         cancel_later(*c, state, track);
     } else if (pg::is_idle_in_transaction(state.state)) {

@@ -13,7 +13,7 @@ enum class Deed : uint8 {
     ended_wait,      // of the wait that began then
     cancelled,       // the guarded statement of this number
     cancelled_later, // the statement that began then
-    dealt_with_idle, // idle since then
+    dealt_with_idle, // idle since then, or stalled in the statement that began then
     told_of_fuse,    // likewise
     spared_later,    // in this transaction, active
 };

@@ -4,6 +4,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/memory.h"
+#include "boundary/settings.h"
 #include "sessions/backend_status.h"
 #include "sessions/exemptions.h"
 #include "sessions/object_names.h"
@@ -56,7 +57,8 @@ const char* spared_by_catalogs(const StallCase& c, const BackendStatus& status, 
         find_exemptions(session.id, session.role, status, read_exemption_lists(false), lookup,
                         &facts);
     }
-    const core::SpareReason reason = core::spare_reason(facts, {}, core::BlockerRemedy::end);
+    const core::SpareReason reason = core::spare_reason(
+        facts, {.stalled_clients = settings.blocker_stalled_clients}, core::BlockerRemedy::end);
     return reason == core::SpareReason::none ? nullptr : core::spare_reason_text(reason).data();
 }
 

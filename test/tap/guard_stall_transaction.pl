@@ -137,6 +137,47 @@ subtest 'idle, blocker_action is terminate' => sub {
 	end($ddl, $reader);
 };
 
+# A cancel request is not served there.
+subtest 'it waits for its client in a COPY' => sub {
+	my ($ddl, $reader) = begin('app', []);
+	$ddl->do('COPY other FROM STDIN');
+	$reader->send('SELECT * FROM busy');
+	my ($spared) = await_events('stall_spared', $ddl);
+	like($spared->{reason}, qr/pg_lockguard\.blocker_stalled_clients is off/, 'it is left alone, which is said');
+	told(qr/WARNING:  pg_lockguard: PID @{[$ddl->pid]} keeps others waiting, and is left alone: .*\n.*DETAIL:  Its transaction, which waited for its client in a statement and has run ALTER TABLE, kept 1 session waiting/,
+		'a warning in the log');
+	await_age($reader, 8);
+	is(events($node, 'stall_cancelled'), 1, 'it was asked to end, once');
+	is(events($node, 'stall_spared'), 0, 'and no more is said of it');
+	ok(!eval { $ddl->{dbh}->pg_putcopydata("3\t0\n"); $ddl->{dbh}->pg_putcopyend; 1 }, 'it is cancelled when it goes on');
+	$ddl->do('ROLLBACK');
+	is($reader->error, undef, 'the reader goes on');
+	end($ddl, $reader);
+
+	configure($node, blocker_stalled_clients => 'on');
+	($ddl, $reader) = begin('app', []);
+	$ddl->do('COPY other FROM STDIN');
+	$reader->send('SELECT * FROM busy');
+	is($reader->error, undef, 'with blocker_stalled_clients the reader goes on');
+	is(await_events('stall_terminated', $ddl), 1, 'the session has been ended');
+	told(qr/LOG:  pg_lockguard: terminated PID @{[$ddl->pid]}, waiting for its client in the transaction of a guarded statement/, 'which is logged');
+	end($ddl, $reader);
+
+	# Data that comes is a sign of life: then the cancel request is served.
+	($ddl, $reader) = begin('app', []);
+	$ddl->do('COPY other FROM STDIN');
+	$reader->send('SELECT * FROM busy');
+	await($node, 'the reader waits', q{SELECT EXISTS (SELECT FROM pg_locks WHERE pid = ? AND NOT granted)}, $reader->pid);
+	my $id = 3;
+	ok(!eval { $ddl->{dbh}->pg_putcopydata($id++ . "\t0\n") while !$reader->ready; $ddl->{dbh}->pg_putcopyend; 1 }, 'a COPY at work is cancelled');
+	is($ddl->sqlstate, '57014', 'by its SQLSTATE');
+	is($reader->error, undef, 'the reader goes on');
+	is(events($node, 'stall_terminated'), 0, 'nobody is ended');
+	$ddl->do('ROLLBACK');
+	end($ddl, $reader);
+	configure($node, blocker_stalled_clients => 'off');
+};
+
 subtest 'idle, and it keeps a parallel worker waiting, not its leader' => sub {
 	$node->safe_psql('postgres', q{
 		CREATE FUNCTION read_busy() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE

@@ -62,6 +62,10 @@ TEST(StallText, ToldToTheClientOfASessionThatIsEnded) {
     EXPECT_EQ(victim(stall),
               "pg_lockguard: its transaction, which was idle and has run ALTER TABLE, kept 37 "
               "sessions waiting, for up to 5.0 s, for AccessShareLock on public.users.");
+    stall.kind = StallKind::stalled;
+    EXPECT_NE(victim(stall).find("its transaction, which waited for its client in a statement and "
+                                 "has run ALTER TABLE, kept"),
+              std::string::npos);
     stall.kind = StallKind::prepared;
     EXPECT_NE(detail(stall).find("which was prepared and has run ALTER TABLE"), std::string::npos);
 }

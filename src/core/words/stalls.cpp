@@ -54,6 +54,8 @@ void append_whole(Text& text, const Stall& stall) {
         text += "Its transaction, which ";
         if (stall.kind == StallKind::idle)
             text += "was idle and ";
+        else if (stall.kind == StallKind::stalled)
+            text += "waited for its client in a statement and ";
         else if (stall.kind == StallKind::prepared)
             text += "was prepared and ";
         text += "has run ";

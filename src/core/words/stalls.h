@@ -19,6 +19,7 @@ enum class StallKind : std::uint8_t {
     guarded,  // it ran the guarded statement
     later,    // it ran something else, later in the transaction
     idle,     // nothing: it was idle in the transaction
+    stalled,  // nothing: it waited for its client in the midst of a later statement
     prepared, // the transaction has been prepared
 };
 
