@@ -219,7 +219,7 @@ COMMENT ON COLUMN pg_stat_lockguard.stall_time IS 'how long others could be kept
 COMMENT ON COLUMN pg_stat_lockguard.max_stall_time IS 'the longest of these times, in milliseconds';
 COMMENT ON COLUMN pg_stat_lockguard.timeouts_lock IS 'statements ended by lock_timeout or ddl_lock_timeout';
 COMMENT ON COLUMN pg_stat_lockguard.timeouts_total IS 'statements ended by ddl_max_wait';
-COMMENT ON COLUMN pg_stat_lockguard.deadlocks IS 'deadlocks seen by guarded statements';
+COMMENT ON COLUMN pg_stat_lockguard.deadlocks IS 'deadlocks of statements at low priority';
 COMMENT ON COLUMN pg_stat_lockguard.ddl_terminations IS 'sessions ended by guarded statements';
 COMMENT ON COLUMN pg_stat_lockguard.terminations IS 'sessions ended by the worker';
 COMMENT ON COLUMN pg_stat_lockguard.rehearsals IS 'sessions that the worker would have ended';
@@ -244,7 +244,7 @@ COMMENT ON COLUMN pg_stat_lockguard.spared_changed IS 'blockers that had gone on
 COMMENT ON COLUMN pg_stat_lockguard.fuses_blown IS 'times that a fuse kept the worker from acting';
 COMMENT ON COLUMN pg_stat_lockguard.stall_cancels IS 'statements cancelled by ddl_max_stall';
 COMMENT ON COLUMN pg_stat_lockguard.stall_ended_waits IS 'waits for locks that turned up inside a statement, ended because others were kept waiting';
-COMMENT ON COLUMN pg_stat_lockguard.stall_terminations IS 'sessions ended by ddl_max_stall, idle in the transaction';
+COMMENT ON COLUMN pg_stat_lockguard.stall_terminations IS 'sessions ended by ddl_max_stall, idle in the transaction, or waiting for their client';
 COMMENT ON COLUMN pg_stat_lockguard.stall_spared IS 'such sessions that were left alone';
 COMMENT ON COLUMN pg_stat_lockguard.looks IS 'looks of the worker';
 COMMENT ON COLUMN pg_stat_lockguard.errors IS 'errors of the worker';

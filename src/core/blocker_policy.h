@@ -14,8 +14,8 @@ namespace lockguard::core {
 
 /// The settings of the worker: pg_lockguard.blocker_*.
 struct BlockerLimits {
-    Microseconds min_idle;
-    Microseconds min_wait;
+    Microseconds min_idle = 0;
+    Microseconds min_wait = 0;
     bool stalled_clients = false;                        // end those that are stalled, too
     ModeMask request_modes = mode_bit(kAccessExclusive); // whose requests for relations count
     bool concurrently = false;  // so do those who wait for a transaction to end

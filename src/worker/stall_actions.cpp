@@ -29,12 +29,15 @@ using core::Microseconds;
 constexpr Microseconds kFirstRepeat = 1'000 * kMillisecond;
 constexpr Microseconds kLongestRepeat = 30'000 * kMillisecond;
 
+/// For whom something was done so many times, the latest at that time.
+bool is_time_again(int times, Microseconds latest) {
+    return pg::steady_now() - latest >=
+           std::min(kFirstRepeat << std::min(times - 1, 10), kLongestRepeat);
+}
+
 /// Is it time to do that: for the first time, or again?
 bool is_due(const StallTrack& track, Deed deed, int64 subject) {
-    if (track.deed != deed || track.subject != subject)
-        return true;
-    Microseconds pause = std::min(kFirstRepeat << std::min(track.times - 1, 10), kLongestRepeat);
-    return pg::steady_now() - track.at >= pause;
+    return track.deed != deed || track.subject != subject || is_time_again(track.times, track.at);
 }
 
 bool is_done(const StallTrack& track, Deed deed, int64 subject) {
@@ -51,9 +54,9 @@ void note_deed(StallTrack* track, Deed deed, int64 subject) {
 // ---- What is done
 
 /// Tells of a statement that was asked to end, and of one that has not done so.
-void tell_of_cancel(const pg::StallCase& c, const StallTrack& track) {
+void tell_of_cancel(const pg::StallCase& c, bool again) {
     const char* detail = pg::stall_words(c, pg::StallWords::detail);
-    if (track.times > 1) {
+    if (again) {
         ereport(LOG, (errmsg("pg_lockguard: PID %d has not ended its statement yet, and has been "
                              "asked to again",
                              c.session.pid),
@@ -73,7 +76,7 @@ void cancel_guarded(const pg::StallCase& c, StallTrack* track) {
             pg::OrderResult::sent)
         return;
     note_deed(track, Deed::cancelled, subject);
-    tell_of_cancel(c, *track);
+    tell_of_cancel(c, track->times > 1);
 }
 
 void spare(const pg::StallCase& c, const char* reason) {
@@ -93,7 +96,9 @@ void cancel_later(const pg::StallCase& c, const pg::BackendStateOnly& state, Sta
     // A guarded statement that was asked to end reports that first, and still has its locks.
     const bool is_ending =
         track->deed == Deed::cancelled && pg::steady_now() - track->at < kFirstRepeat;
-    if (is_ending || !is_due(*track, Deed::cancelled_later, state.state_start))
+    // Whatever it does: in a pipeline each message begins a statement.
+    if (is_ending ||
+        (track->asked_times > 0 && !is_time_again(track->asked_times, track->asked_last)))
         return;
     const pg::StatementIdentity statement = {{c.procno, c.session.pid, c.session.lxid},
                                              state.state_start};
@@ -101,8 +106,11 @@ void cancel_later(const pg::StallCase& c, const pg::BackendStateOnly& state, Sta
                              pg::stall_words(c, pg::StallWords::hint), nullptr, nullptr,
                              core::kStallMessage.data()) != pg::CancelResult::signaled)
         return;
-    note_deed(track, Deed::cancelled_later, state.state_start);
-    tell_of_cancel(c, *track);
+    const bool again = track->asked_times > 0 && track->asked_statement == state.state_start;
+    track->asked_times++;
+    track->asked_last = pg::steady_now();
+    track->asked_statement = state.state_start;
+    tell_of_cancel(c, again);
 }
 
 void warn_of_idle(const pg::StallCase& c, const char* why_not) {
@@ -133,23 +141,20 @@ bool fuse_holds(const pg::StallCase& c, bool rehearses, int64 subject, StallTrac
     return true;
 }
 
-/// Was a cancel request sent to what it does, which it does not serve, because it waits for its
-/// client in the midst of that? (COPY FROM STDIN without data, a pipeline without a Sync.) Asked a
-/// while after the request: who gets data serves it.
+/// Does it serve no cancel request, because it waits for its client in the midst of a statement?
+/// (COPY FROM STDIN without data, a pipeline without a Sync.) A while after the second: who gets
+/// data for a COPY has served that, also where the first was for an earlier statement.
 bool is_stalled(const pg::StallCase& c, const pg::BackendStateOnly& state,
                 const StallTrack& track) {
-    if (state.type != B_BACKEND || track.subject != state.state_start ||
-        !pg::reads_from_client(c.procno))
-        return false;
-    return track.deed == Deed::dealt_with_idle || track.deed == Deed::told_of_fuse ||
-           (track.deed == Deed::cancelled_later &&
-            is_due(track, Deed::cancelled_later, state.state_start));
+    return state.type == B_BACKEND && track.asked_times > 1 &&
+           pg::steady_now() - track.asked_last >= kFirstRepeat && pg::reads_from_client(c.procno);
 }
 
 /// As the worker does with any blocker that is idle, or stalled, but without blocker_min_idle and
 /// blocker_min_wait: others have waited for long enough.
 void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, StallTrack* track) {
-    const int64 subject = state.state_start;
+    const bool stalled = c.kind == core::StallKind::stalled;
+    const int64 subject = stalled ? static_cast<int64>(c.session.lxid) : state.state_start;
     if (is_done(*track, Deed::dealt_with_idle, subject))
         return;
     const pg::BlockerAction action = pg::settings.action();
@@ -164,7 +169,6 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, S
     if (fuse_holds(c, rehearses, subject, track))
         return;
     const pg::SnapshotWait& wait = pg::awaited_wait(c);
-    const bool stalled = c.kind == core::StallKind::stalled;
     const pg::BlockerIdentity blocker = {{c.procno, c.session.pid, c.session.lxid},
                                          state.state_start,
                                          stalled,
@@ -202,6 +206,7 @@ void note_clear(StallTrack* track, TimestampTz look) {
         pfree(track->record);
     track->record = nullptr;
     track->clear_at = look;
+    track->asked_times = 0;
 }
 
 pg::BehindRecord* record_of(StallTrack* track, const pg::GuardedSession& session) {

@@ -12,8 +12,7 @@ enum class Deed : uint8 {
     none,
     ended_wait,      // of the wait that began then
     cancelled,       // the guarded statement of this number
-    cancelled_later, // the statement that began then
-    dealt_with_idle, // idle since then, or stalled in the statement that began then
+    dealt_with_idle, // idle since then, or waiting for its client in this transaction
     told_of_fuse,    // likewise
     spared_later,    // in this transaction, active
 };
@@ -29,6 +28,11 @@ struct StallTrack {
     int64 subject;         // what it was done about
     int times;             // how often
     core::Microseconds at; // by the steady clock
+
+    // To end what its transaction does after the guarded statement; since nobody was kept waiting.
+    int asked_times;
+    core::Microseconds asked_last; // by the steady clock
+    TimestampTz asked_statement;   // that one began then
 };
 
 /// Nothing is known of it any more.

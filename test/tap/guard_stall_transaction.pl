@@ -6,10 +6,12 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
+use IO::Socket::UNIX;
 use LockGuard;
 use LockGuard::Stall;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $node = start_stall_node('transaction', q{pg_lockguard.worker_interval = 1h});
 $node->safe_psql('postgres', q{
@@ -175,6 +177,56 @@ subtest 'it waits for its client in a COPY' => sub {
 	is(events($node, 'stall_terminated'), 0, 'nobody is ended');
 	$ddl->do('ROLLBACK');
 	end($ddl, $reader);
+	configure($node, blocker_stalled_clients => 'off');
+};
+
+# A client that speaks the protocol itself.
+sub message
+{
+	my ($type, $body) = @_;
+	return $type . pack('N', 4 + length $body) . $body;
+}
+
+sub await_ready
+{
+	my $socket = shift;
+	for (my $type = ''; $type ne 'Z';)
+	{
+		read($socket, my $header, 5) == 5 or die 'it has closed the connection';
+		($type, my $size) = unpack 'aN', $header;
+		read($socket, my $body, $size - 4);
+		die $body if $type eq 'E';
+	}
+	return;
+}
+
+# Each message begins a statement, and a cancel request that comes between them is dropped.
+subtest 'it sends one statement after the other in a pipeline' => sub {
+	configure($node, blocker_stalled_clients => 'on');
+	my $reader = session($node, 'reader');
+	my $socket = IO::Socket::UNIX->new(Peer => $node->host . '/.s.PGSQL.' . $node->port) or die "connect: $!";
+	$socket->print(message('', pack('N', 196608) . "user\0app\0database\0postgres\0application_name\0pipeline\0\0"));
+	await_ready($socket);
+	$columns++;
+	for my $statement ('BEGIN', "ALTER TABLE busy ADD COLUMN c$columns int")
+	{
+		$socket->print(message('Q', "$statement\0"));
+		await_ready($socket);
+	}
+	my $select = message('P', "\0SELECT 1\0\0\0") . message('B', "\0" x 8) . message('E', "\0" x 5) . message('H', '');
+	$reader->send('SELECT * FROM busy');
+	local $SIG{PIPE} = 'IGNORE';
+	until ($reader->ready)
+	{
+		$socket->print($select);
+		usleep(100_000);
+	}
+	is($reader->error, undef, 'the reader goes on');
+	my $blockers = q{kind = $1 AND blocker_application_name = 'pipeline'};
+	is($reader->value("SELECT count(*) FROM pg_lockguard_events WHERE $blockers", 'stall_terminated'), 1, 'when it has been ended');
+	cmp_ok($reader->value("SELECT count(*) FROM pg_lockguard_events WHERE $blockers", 'stall_cancelled'), '<=', 2, 'before that it was asked to end, twice at most');
+	close $socket;
+	end($reader);
 	configure($node, blocker_stalled_clients => 'off');
 };
 
