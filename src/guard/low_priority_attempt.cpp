@@ -223,7 +223,7 @@ bool Attempts::lock_and_run(const AttemptPlan& plan, uint64 messages, const Lock
 }
 
 /// While the statement waits for a lock that was not known, others wait for those that it has.
-void Attempts::run_statement(Microseconds patience) {
+void Attempts::run_statement(Microseconds patience) const {
     // The limit is for this process; lock_timeout is for parallel workers, which know of no other,
     // and it leaves the limit to come first.
     LockTimeoutScope scope;
@@ -245,8 +245,7 @@ void Attempts::run_statement(Microseconds patience) {
             start_wait_limit(patience);
             run_copy_watched(call_, account_.statement().tag);
         },
-        [this, sampled, &sampling, &running, &limit] {
-            latest_lock_timeout_ = LockTimeout; // also that of a function that an error has left
+        [sampled, &sampling, &running, &limit] {
             stop_wait_limit();
             limit.leave();
             running.leave();
@@ -289,8 +288,11 @@ void Attempts::learn_from(const ErrorData& error, const Progress& progress, cons
         learn_limited_wait(result);
     else if (lock_of_timeout(&failed) && failed.lock_known)
         learn_wait(failed, result);
-    else if (is_lock_timeout(&error))
-        foreign_lock_timeout_ = latest_lock_timeout_;
+    else if (is_lock_timeout(&error)) // the setting itself may be gone with a block of a function
+        foreign_lock_timeout_ =
+            std::max(1, static_cast<int>((get_timeout_finish_time(LOCK_TIMEOUT) -
+                                          get_timeout_start_time(LOCK_TIMEOUT)) /
+                                         kMillisecond));
 }
 
 /// The guard has ended the wait, maybe because others were kept waiting.

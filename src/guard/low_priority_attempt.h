@@ -83,7 +83,7 @@ class Attempts {
     bool find_snapshot_in_the_way(const AttemptPlan& plan, AttemptResult* result) const;
     bool lock_and_run(const AttemptPlan& plan, uint64 messages, const LockTargets& targets,
                       Progress* progress);
-    void run_statement(core::Microseconds patience);
+    void run_statement(core::Microseconds patience) const;
     bool is_worth_another_try(const ErrorData* error, const InterruptMarks& marks);
     void learn_from(const ErrorData& error, const Progress& progress, const AttemptPlan& plan,
                     AttemptResult* result);
@@ -98,8 +98,7 @@ class Attempts {
     decltype(PlannedStmt::queryId) query_id_;
     bool retry_deadlocks_;
     int deadlocks_ = 0;
-    int latest_lock_timeout_ = 0;  // ms; in force when the latest attempt ended
-    int foreign_lock_timeout_ = 0; // of the statement's own functions, which ended one unseen
+    int foreign_lock_timeout_ = 0; // ms; of a function's own, which has ended an attempt unseen
 };
 
 } // namespace lockguard::pg

@@ -339,7 +339,7 @@ class LowPriorityRun {
         rhythm_.limits.deadline = policy_.limits.deadline;
         // Where nobody knows what it waited for, the next attempt might end in the same way. It has
         // not waited for all that time: the work has been done before.
-        if (!result.lock_known)
+        if (result.end == AttemptEnd::blocked && !result.lock_known)
             core::ran_in_vain(rhythm_, result.ended,
                               std::min(result.ended - result.got_all, policy_.limits.max_burst));
         // Whoever came while the statement had its locks, and lost them again, waited for nothing.

@@ -22,6 +22,8 @@ inline void end_setting(const char* name, int nest_level, bool is_ours) {
 
 /// For who finds the guard's value after that: a function of the statement has saved it, SET
 /// another, and SET it again. What it meant was the value from before the statement.
+/// (Whether it has SET it again for the session, or by SET LOCAL over another value of the session,
+/// can't be told.)
 inline void restore_setting(const char* name, const char* before) {
     set_config_option(name, before, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
 }

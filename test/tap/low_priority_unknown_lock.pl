@@ -81,9 +81,20 @@ $node->safe_psql(
 		$$BEGIN LOCK TABLE b; RETURN $1; END$$;
 	CREATE FUNCTION h(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
 		$$BEGIN SET LOCAL lock_timeout = '50ms'; UPDATE b SET id = id; RETURN $1; END$$;
+	-- With the block goes its setting.
+	CREATE FUNCTION e(int) RETURNS int VOLATILE LANGUAGE plpgsql AS
+		$$BEGIN
+			BEGIN
+				SET LOCAL lock_timeout = '50ms';
+				LOCK TABLE b;
+			EXCEPTION WHEN lock_not_available THEN
+				RAISE;
+			END;
+			RETURN $1;
+		END$$;
 	INSERT INTO b VALUES (1);
 });
-for my $function (qw(g h))
+for my $function (qw(g h e))
 {
 	$holder->do('BEGIN');
 	$holder->do('UPDATE b SET id = id');
