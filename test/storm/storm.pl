@@ -48,7 +48,7 @@ deadlock_timeout = 100ms
 client_connection_check_interval = 1s
 autovacuum_naptime = 1s
 log_error_verbosity = verbose
-backtrace_functions = 'simple_heap_update'
+backtrace_functions = 'simple_heap_update,mdread,mdreadv'
 log_line_prefix = '%m [%p] %e %q%a '
 log_statement = none
 log_disconnections = off
@@ -207,6 +207,24 @@ sub is_expected
 	  || ($state eq '42P07' && $error =~ /relation "\w+_idx\d*" already exists/);
 }
 
+# What explains an error that was not expected: what the session has done lately, and which relation has a file that
+# the error names, for others and for the session itself.
+sub circumstances
+{
+	my ($c, $error) = @_;
+	my $text = join "\n  ", 'Lately:', @{ $c->{lately} // [] };
+	return $text unless $error =~ m{in file "base/\d+/(\d+)};
+	my $file = $1;
+	my $relation = q{SELECT oid::regclass || ' of ' || coalesce((SELECT indrelid::regclass::text FROM pg_index WHERE indexrelid = c.oid), '-')
+		FROM pg_class c WHERE relfilenode = ?};
+	for my $session (Storm::Trouble::superuser($dsn, 'explains'), $c->{dbh})
+	{
+		my ($name) = eval { $session->do('ROLLBACK'); $session->selectrow_array($relation, undef, $file) };
+		$text .= "\nFile $file is of " . ($name // $@ || 'no relation');
+	}
+	return $text;
+}
+
 sub live
 {
 	my $number = shift;
@@ -225,7 +243,8 @@ sub live
 		if ($state ne 'lost')
 		{
 			$c->{errors}{$state}++;
-			push @{ $c->{faults} }, "$c->{name}: $statement: $state $error" if !is_expected($state, $error, $level);
+			push @{ $c->{faults} }, "$c->{name}: $statement: $state $error" . circumstances($c, $error)
+			  if !is_expected($state, $error, $level);
 			eval { $c->{dbh}->do('ROLLBACK'); 1 } or $c->connect;
 		}
 		$c->forget;

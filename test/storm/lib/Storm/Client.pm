@@ -88,6 +88,8 @@ sub sql
 {
 	my ($self, $statement) = @_;
 	$self->{last} = $statement;
+	push @{ $self->{lately} }, $statement;
+	shift @{ $self->{lately} } if @{ $self->{lately} } > 30;
 	if (rand() < 0.004)
 	{
 		return $self->vanish($statement);
