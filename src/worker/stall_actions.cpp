@@ -176,6 +176,9 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, S
     const pg::RequestIdentity request = {wait.procno, c.snapshot->sessions[wait.session].id.pid,
                                          wait.tag, wait.mode, wait.low_priority};
     const char* detail = pg::stall_words(c, pg::StallWords::victim_detail);
+    // Once it has been told to, it may be gone.
+    pg::Event* event = pg::new_stall_event(c, rehearses ? pg::EventKind::stall_logged
+                                                        : pg::EventKind::stall_terminated);
     const pg::TerminationResult result = rehearses
                                              ? pg::rehearse_termination(blocker, request)
                                              : pg::terminate_blocker(blocker, request, detail);
@@ -185,8 +188,7 @@ void deal_with_idle(const pg::StallCase& c, const pg::BackendStateOnly& state, S
     core::note_termination(pg::worker_fuses(rehearses)->terminations, pg::steady_now());
     if (!rehearses)
         pg::count(pg::Counter::stall_terminations);
-    pg::record_stall(c, rehearses ? pg::EventKind::stall_logged : pg::EventKind::stall_terminated,
-                     pg::stall_words(c, pg::StallWords::detail));
+    pg::record_stall(event, pg::stall_words(c, pg::StallWords::detail));
     ereport(LOG, (errmsg("pg_lockguard: %s PID %d, %s in the transaction of a guarded statement",
                          rehearses ? "would terminate" : "terminated", c.session.pid,
                          stalled ? "waiting for its client" : "idle"),

@@ -89,7 +89,7 @@ const char* stall_words(const StallCase& c, StallWords words) {
         .data();
 }
 
-void record_stall(const StallCase& c, EventKind kind, const char* reason) {
+Event* new_stall_event(const StallCase& c, EventKind kind) {
     const SnapshotSession& waiter = c.snapshot->sessions[c.kept.waiter];
     const SnapshotWait& wait = awaited_wait(c);
     auto* event = new_object<Event>();
@@ -110,9 +110,17 @@ void record_stall(const StallCase& c, EventKind kind, const char* reason) {
     event->stall = c.kept.longest;
     set_event_blocker(event, c.procno, c.session.pid);
     set_event_text(event->command, GetCommandTagName(c.session.command));
-    set_event_text(event->reason, reason);
     draw_tree(c, event);
+    return event;
+}
+
+void record_stall(Event* event, const char* reason) {
+    set_event_text(event->reason, reason);
     record_with_names(event);
+}
+
+void record_stall(const StallCase& c, EventKind kind, const char* reason) {
+    record_stall(new_stall_event(c, kind), reason);
 }
 
 const char* why_stall_is_spared(const StallCase& c) {

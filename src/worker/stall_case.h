@@ -32,7 +32,12 @@ enum class StallWords { detail, hint, victim_detail };
 /// In words, without names of any database. In the current memory context; may ereport.
 const char* stall_words(const StallCase& c, StallWords words);
 
-/// Records an event: who has waited for longest, for what, and for whom. May ereport.
+/// An event: who has waited for longest, for what, and for whom, as they are now. In the current
+/// memory context. May ereport.
+Event* new_stall_event(const StallCase& c, EventKind kind);
+
+/// Records it. May ereport.
+void record_stall(Event* event, const char* reason);
 void record_stall(const StallCase& c, EventKind kind, const char* reason);
 
 /// Why it may not be ended by the worker's rules; null where it may. What can't be found out now is
