@@ -167,7 +167,7 @@ subtest 'the process stands still, and meanwhile statement_timeout strikes as we
 		pause_shortly(@sessions);
 		for my $session (grep { $_->{sent} && $_->ready } @sessions)
 		{
-			my ($message) = ($session->error // 'none') =~ /(canceling .*|none)/;
+			my ($message) = ($session->error // 'none') =~ /(canceling statement due to \w+ \w+|none)/;
 			$told{$message}++;
 			$ended++;
 		}
