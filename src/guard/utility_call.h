@@ -2,6 +2,7 @@
 #pragma once
 
 #include "boundary/compat.h"
+#include "guard/cache_reset.h"
 
 extern "C" {
 #include "tcop/utility.h"
@@ -23,14 +24,17 @@ struct UtilityCall {
 };
 
 inline void run(const UtilityCall& call) {
+    CacheReset reset;
+    reset.enter();
     call.next(call.planned, call.query, call.read_only_tree, call.context, call.parameters,
               call.environment, call.destination, call.completion);
+    reset.leave();
 }
 
 /// Leaves the statement's tree as it is, so that it can be run again.
-inline void run_copy(const UtilityCall& call) {
-    call.next(call.planned, call.query, true, call.context, call.parameters, call.environment,
-              call.destination, call.completion);
+inline void run_copy(UtilityCall call) {
+    call.read_only_tree = true;
+    run(call);
 }
 
 } // namespace lockguard::pg

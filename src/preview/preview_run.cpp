@@ -4,6 +4,7 @@
 
 #include "boundary/bridge.h"
 #include "boundary/clock.h"
+#include "guard/cache_reset.h"
 #include "guard/heavy_watch.h"
 #include "guard/lock_targets.h"
 #include "guard/needed_locks.h"
@@ -200,8 +201,11 @@ void run_statement(Run* run) {
     planned->stmt_len = run->statement.raw->stmt_len;
     QueryCompletion completion;
     InitializeQueryCompletion(&completion);
+    CacheReset reset;
+    reset.enter();
     standard_ProcessUtility(planned, run->statement.text, true, PROCESS_UTILITY_SUBCOMMAND, nullptr,
                             nullptr, None_Receiver, &completion);
+    reset.leave();
     PopActiveSnapshot();
     CHECK_FOR_INTERRUPTS(); // a deadline that has struck is not left behind
 }

@@ -25,6 +25,7 @@ extern "C" {
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/inval.h"
 #include "utils/wait_event.h"
 
 PG_MODULE_MAGIC;
@@ -41,6 +42,7 @@ PG_FUNCTION_INFO_V1(boundary_handle_sigint);
 PG_FUNCTION_INFO_V1(boundary_keep_one_handler);
 PG_FUNCTION_INFO_V1(boundary_run_handling_sigint);
 PG_FUNCTION_INFO_V1(boundary_signal_at_message);
+PG_FUNCTION_INFO_V1(boundary_cancel_at_invalidation);
 PG_FUNCTION_INFO_V1(boundary_count_queries);
 PG_FUNCTION_INFO_V1(boundary_balance);
 PG_FUNCTION_INFO_V1(boundary_start_worker);
@@ -220,6 +222,23 @@ void on_message(ErrorData* error) {
         kill(MyProcPid, at_message.number);
     if (at_message.next != nullptr)
         at_message.next(error);
+}
+
+/// See boundary_cancel_at_invalidation().
+struct {
+    Oid relation;
+    int32 times;
+    bool called_back;
+} at_invalidation;
+
+void on_invalidation(Datum /*argument*/, Oid relation) {
+    // None while the transaction is rolled back.
+    if (at_invalidation.times == 0 || relation != at_invalidation.relation ||
+        !IsTransactionState() || --at_invalidation.times > 0)
+        return;
+    InterruptPending = 1;
+    QueryCancelPending = 1;
+    CHECK_FOR_INTERRUPTS();
 }
 
 /// The queries of this backend that have begun since its first boundary_count_queries().
@@ -434,6 +453,21 @@ PGDLLEXPORT Datum boundary_signal_at_message(PG_FUNCTION_ARGS) {
     if (emit_log_hook != on_message) {
         at_message.next = emit_log_hook;
         emit_log_hook = on_message;
+    }
+    PG_RETURN_INT32(left);
+}
+
+/// boundary_cancel_at_invalidation(relation regclass, times int) -> int: the statement is cancelled
+/// while this process brings its caches up to date, when it has done so with its entry of the
+/// relation for the so manieth time. Returns how many times were to come still of the call before:
+/// 0 where it has been cancelled.
+PGDLLEXPORT Datum boundary_cancel_at_invalidation(PG_FUNCTION_ARGS) {
+    const int32 left = at_invalidation.times;
+    at_invalidation.relation = PG_GETARG_OID(0);
+    at_invalidation.times = PG_GETARG_INT32(1);
+    if (!at_invalidation.called_back) {
+        CacheRegisterRelcacheCallback(on_invalidation, Datum{});
+        at_invalidation.called_back = true;
     }
     PG_RETURN_INT32(left);
 }
