@@ -159,7 +159,8 @@ void run_candidate(const pg::UtilityCall& call) {
 }
 
 /// Most utility statements, BEGIN and COMMIT among them, take the default branch and nothing else.
-/// An import of a snapshot is not guarded; whoever would end the session is to know of it.
+/// An import of a snapshot is not guarded; whoever would end the session is to know of it. Nor is
+/// VACUUM FULL, but the worker may cancel it.
 void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
                    ProcessUtilityContext context, ParamListInfo parameters,
                    QueryEnvironment* environment, DestReceiver* destination,
@@ -186,6 +187,10 @@ void guard_utility(PlannedStmt* planned, const char* query, bool read_only_tree,
     case pg::compat::kClusterStatement:
         run_candidate({planned, query, read_only_tree, context, parameters, environment,
                        destination, completion, next_hook});
+        return;
+    case T_VacuumStmt:
+        pg::run({planned, query, read_only_tree, context, parameters, environment, destination,
+                 completion, next_hook});
         return;
     case T_TransactionStmt: {
         const auto* statement = reinterpret_cast<const TransactionStmt*>(planned->utilityStmt);

@@ -144,6 +144,10 @@ for my $mode (qw(low_priority lock_timeout))
 	}
 }
 
+# Which is not guarded, but the worker may cancel it.
+start_over('low_priority');
+cancel_at_each('VACUUM FULL', \&is_cancelled, 'VACUUM FULL t', 't');
+
 start_over('low_priority');
 cancel_at_each('a preview', \&is_preview_cancelled, $add, 't');
 
