@@ -4,7 +4,7 @@
 
 extern "C" {
 #include "access/xact.h"
-#include "utils/inval.h"
+#include "utils/catcache.h"
 #include "utils/relcache.h"
 #include "utils/resowner.h"
 }
@@ -13,49 +13,59 @@ namespace lockguard::pg {
 
 namespace {
 
-/// Of the (sub)transaction in which a statement runs, the outermost; 0 where none does. After an
-/// error it stays until that is rolled back.
-int nest_level;
+/// Of the outermost (sub)transaction that is to be rolled back for an error of a statement; 0 where
+/// there is none.
+int doubted_level;
 
-/// Of the last thing that an abort lets go of, when all entries are closed and what it knows of has
-/// been taken back. Interrupts are held off, and catalogs cannot be read: what is open, outside of
-/// a subtransaction, is read anew when it is next opened.
-void on_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void* /*argument*/) {
-    if (nest_level == 0 || is_commit || phase != RESOURCE_RELEASE_AFTER_LOCKS ||
-        CurrentResourceOwner != CurTransactionResourceOwner || IsTransactionState())
-        return;
-    const int aborted = GetCurrentTransactionNestLevel();
-    if (aborted <= nest_level)
-        nest_level = 0;
-    if (!TransactionIdIsValid(GetCurrentTransactionIdIfAny()))
-        return;
-    InvalidateSystemCaches();
+/// What the server does for a message that says that messages are lost, InvalidateSystemCaches(),
+/// but for the snapshot of the catalogs and what is derived from them: nothing has been derived
+/// since. (With that snapshot goes the horizon of a process that has no other: a transaction that
+/// is over, and whose client does not know yet, would get one again.)
+void reset_caches(bool is_top_level) {
+    ResetCatalogCaches();
+    RelationCacheInvalidate(false);
     if (is_top_level)
+        return; // which no relation is new for any more
+    // That leaves out those which are new for what goes on, or whose file is: nobody else could
+    // have changed them. Whoever could has a lock.
+    for (const OwnLock& lock : find_own_locks())
+        RelationCacheInvalidateEntry(lock.relation);
+}
+
+/// At the last that an abort lets go of: all relations are closed, PostgreSQL has taken back what
+/// it knows of, and the id is still there. It comes for the owner of each portal, too. Interrupts
+/// are held off, and no catalog can be read: what is open outside of a subtransaction is read anew
+/// when it is next opened.
+void on_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void* /*argument*/) {
+    if (doubted_level == 0 || phase != RESOURCE_RELEASE_AFTER_LOCKS ||
+        CurrentResourceOwner != CurTransactionResourceOwner)
         return;
-    // That leaves out the relations whose file the transaction itself has replaced before: nobody
-    // else could have changed them.
-    for (const OwnLock& lock : find_own_locks()) {
-        if ((lock.modes & LOCKBIT_ON(AccessExclusiveLock)) != 0)
-            RelationCacheInvalidateEntry(lock.relation);
+    if (is_commit) {
+        if (is_top_level)
+            doubted_level = 0; // some library has gone on after the error
+        return;
     }
+    if (IsTransactionState()) // the owner of something else
+        return;
+    if (GetCurrentTransactionNestLevel() <= doubted_level)
+        doubted_level = 0;
+    if (TransactionIdIsValid(GetCurrentTransactionIdIfAny()))
+        reset_caches(is_top_level);
 }
 
 } // namespace
 
-void CacheReset::enter() {
+void prepare_cache_reset() {
     static bool called_back;
-    if (!called_back) {
-        RegisterResourceReleaseCallback(on_release, nullptr);
-        called_back = true;
-    }
-    outer_ = nest_level;
-    const int now = GetCurrentTransactionNestLevel();
-    if (nest_level == 0 || now < nest_level)
-        nest_level = now;
+    if (called_back)
+        return;
+    RegisterResourceReleaseCallback(on_release, nullptr);
+    called_back = true;
 }
 
-void CacheReset::leave() const {
-    nest_level = outer_;
+void reset_caches_at_abort(int nest_level) {
+    if (doubted_level == 0 || nest_level < doubted_level)
+        doubted_level = nest_level;
 }
 
 } // namespace lockguard::pg

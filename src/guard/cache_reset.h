@@ -5,23 +5,18 @@
 // have been read anew: with a file that is removed by the abort, to which the session's next INSERT
 // goes, or from which its next rewrite copies no row; with a column that was not added. It comes
 // where an entry is read from a page that another process is just reading (WaitIO() looks for
-// interrupts): seldom, but the guard cancels statements, and tries again in the same session.
+// interrupts), or as any error of that reading: seldom, but the guard cancels statements, and tries
+// again in the same session.
 #pragma once
 
 namespace lockguard::pg {
 
-/// Says that a statement may change catalogs, from enter() to leave(), which only its success comes
-/// to. Where the (sub)transaction in which it was entered is rolled back instead, or one inside of
-/// it meanwhile, and has written something, the caches are emptied at the end of that.
-///
-/// enter() may ereport, leave() does not.
-class CacheReset {
-  public:
-    void enter();
-    void leave() const;
+/// Before a statement that may change catalogs. May ereport.
+void prepare_cache_reset();
 
-  private:
-    int outer_ = 0;
-};
+/// After its error: where the (sub)transaction at this nest level, in which it ran, has written
+/// something, the catalog and relation caches are emptied at the end of its abort, and of any
+/// inside of it. Never ereports.
+void reset_caches_at_abort(int nest_level);
 
 } // namespace lockguard::pg

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "boundary/compat.h"
-#include "guard/cache_reset.h"
 
 extern "C" {
 #include "tcop/utility.h"
@@ -23,18 +22,10 @@ struct UtilityCall {
     ProcessUtility_hook_type next;
 };
 
-inline void run(const UtilityCall& call) {
-    CacheReset reset;
-    reset.enter();
-    call.next(call.planned, call.query, call.read_only_tree, call.context, call.parameters,
-              call.environment, call.destination, call.completion);
-    reset.leave();
-}
+/// Runs it. Nothing of it is left in the caches where it ends by an error (guard/cache_reset).
+void run(const UtilityCall& call);
 
-/// Leaves the statement's tree as it is, so that it can be run again.
-inline void run_copy(UtilityCall call) {
-    call.read_only_tree = true;
-    run(call);
-}
+/// The same, and leaves the statement's tree as it is, so that it can be run again.
+void run_copy(const UtilityCall& call);
 
 } // namespace lockguard::pg

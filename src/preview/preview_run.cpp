@@ -4,11 +4,11 @@
 
 #include "boundary/bridge.h"
 #include "boundary/clock.h"
-#include "guard/cache_reset.h"
 #include "guard/heavy_watch.h"
 #include "guard/lock_targets.h"
 #include "guard/needed_locks.h"
 #include "guard/nesting.h"
+#include "guard/utility_call.h"
 #include "locks/own_locks.h"
 #include "locks/wait_sampler.h"
 #include "sessions/interrupt_watch.h"
@@ -201,11 +201,8 @@ void run_statement(Run* run) {
     planned->stmt_len = run->statement.raw->stmt_len;
     QueryCompletion completion;
     InitializeQueryCompletion(&completion);
-    CacheReset reset;
-    reset.enter();
-    standard_ProcessUtility(planned, run->statement.text, true, PROCESS_UTILITY_SUBCOMMAND, nullptr,
-                            nullptr, None_Receiver, &completion);
-    reset.leave();
+    run_copy({planned, run->statement.text, true, PROCESS_UTILITY_SUBCOMMAND, nullptr, nullptr,
+              None_Receiver, &completion, standard_ProcessUtility});
     PopActiveSnapshot();
     CHECK_FOR_INTERRUPTS(); // a deadline that has struck is not left behind
 }
