@@ -187,6 +187,7 @@ start_over('low_priority');
 cancel_at_each('VACUUM FULL', \&is_cancelled, 'VACUUM FULL t', 't');
 
 start_over('low_priority');
+$session->do(q{SET pg_lockguard.preview_max_hold = '60s'});
 cancel_at_each('a preview', \&is_preview_cancelled, $add, 't');
 
 $node->stop;
