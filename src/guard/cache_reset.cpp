@@ -17,17 +17,17 @@ namespace {
 /// there is none.
 int doubted_level;
 
-/// What the server does for a message that says that messages are lost, InvalidateSystemCaches(),
-/// but for the snapshot of the catalogs and what is derived from them: nothing has been derived
-/// since. (With that snapshot goes the horizon of a process that has no other: a transaction that
-/// is over, and whose client does not know yet, would get one again.)
+/// What the server does where messages are lost, InvalidateSystemCaches(), but for what others have
+/// derived from the caches, as plans: the statement itself has derived nothing since. And but for
+/// the snapshot of the catalogs: whoever drops that where a transaction is over gives its process
+/// an xmin again, if it had a snapshot for the whole transaction.
 void reset_caches(bool is_top_level) {
     ResetCatalogCaches();
     RelationCacheInvalidate(false);
     if (is_top_level)
         return; // which no relation is new for any more
     // That leaves out those which are new for what goes on, or whose file is: nobody else could
-    // have changed them. Whoever could has a lock.
+    // have changed them. This transaction has a lock on each.
     for (const OwnLock& lock : find_own_locks())
         RelationCacheInvalidateEntry(lock.relation);
 }
@@ -47,25 +47,32 @@ void on_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, v
     }
     if (IsTransactionState()) // the owner of something else
         return;
-    if (GetCurrentTransactionNestLevel() <= doubted_level)
-        doubted_level = 0;
+    // Not once more where that fails, for want of memory.
+    const int level = doubted_level;
+    doubted_level = 0;
     if (TransactionIdIsValid(GetCurrentTransactionIdIfAny()))
         reset_caches(is_top_level);
+    if (GetCurrentTransactionNestLevel() > level)
+        doubted_level = level;
 }
 
 } // namespace
 
-void prepare_cache_reset() {
+CommandMark begin_command() {
     static bool called_back;
-    if (called_back)
-        return;
-    RegisterResourceReleaseCallback(on_release, nullptr);
-    called_back = true;
+    if (!called_back) {
+        RegisterResourceReleaseCallback(on_release, nullptr);
+        called_back = true;
+    }
+    return {compat::lxid_of(MyProc), GetCurrentTransactionNestLevel(), GetCurrentCommandId(false)};
 }
 
-void reset_caches_at_abort(int nest_level) {
-    if (doubted_level == 0 || nest_level < doubted_level)
-        doubted_level = nest_level;
+void command_failed(CommandMark mark) {
+    // Caches are brought up to date as the command counter goes up, and after that.
+    if (mark.transaction == compat::lxid_of(MyProc) && mark.command == GetCurrentCommandId(false))
+        return;
+    if (doubted_level == 0 || mark.nest_level < doubted_level)
+        doubted_level = mark.nest_level;
 }
 
 } // namespace lockguard::pg

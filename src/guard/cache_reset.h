@@ -9,14 +9,24 @@
 // again in the same session.
 #pragma once
 
+#include "boundary/compat.h"
+
 namespace lockguard::pg {
 
-/// Before a statement that may change catalogs. May ereport.
-void prepare_cache_reset();
+/// Where a statement began.
+struct CommandMark {
+    LocalTransactionId transaction;
+    int nest_level;
+    CommandId command;
+};
 
-/// After its error: where the (sub)transaction at this nest level, in which it ran, has written
-/// something, the catalog and relation caches are emptied at the end of its abort, and of any
-/// inside of it. Never ereports.
-void reset_caches_at_abort(int nest_level);
+/// Before a statement that may change catalogs. May ereport.
+CommandMark begin_command();
+
+/// After its error: where the (sub)transaction in which it ran has written something, and its
+/// caches have been brought up to date since, they are emptied at the end of its abort (and at that
+/// of any inside of it that is rolled back before): the catalog caches, and the relation cache.
+/// Never ereports.
+void command_failed(CommandMark mark);
 
 } // namespace lockguard::pg
